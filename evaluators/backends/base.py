@@ -1,0 +1,81 @@
+"""Backend: a runtime that executes a model. Adding one is one file and one entry point."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from evaluators.bundle import Manifest
+from evaluators.candidate import Candidate
+from evaluators.parameters import Parameter
+from evaluators.profile import WorkloadProfile
+from evaluators.source import SourceModel
+from evaluators.target import Target
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Runner(Protocol):
+    """A loaded bundle. Only ``run`` is timed: it is the runtime's own call and nothing else."""
+
+    def prepare(self, batch: Arrays) -> Any:
+        """Turn named arrays into what the runtime takes."""
+
+    def run(self, prepared: Any) -> Any:
+        """Run one batch and wait for its result."""
+
+    def outputs(self, raw: Any) -> list[np.ndarray]:
+        """Turn what ``run`` returned into arrays, in the order of the manifest's outputs."""
+
+
+class Backend(ABC):
+    """What a runtime declares — capability as data — and the two things that it does.
+
+    Attributes:
+        name: the word used in candidates.
+        requires: distributions that must be installed.
+        extra: the extra of ``pip install 'paretune[extra]'`` that brings them.
+        options: runtime options besides ``threads``, each a dimension of the space.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    options: ClassVar[tuple[Parameter, ...]] = ()
+
+    def unusable(self, target: Target) -> str | None:
+        """Return why this backend cannot run on ``target`` and what to install, or None if it can. Imports nothing heavy."""
+        for distribution in self.requires:
+            try:
+                metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                advice = f"pip install 'paretune[{self.extra}]'" if self.extra else f"pip install {distribution}"
+                return f"{distribution} is not installed: {advice}"
+        return None
+
+    def refuse(self, profile: WorkloadProfile) -> str | None:
+        """Return why this backend cannot take the workload's model, or None if it can."""
+        return None
+
+    def options_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
+        """Return the options that make a difference to this model; the others are no part of the space."""
+        return self.options
+
+    @abstractmethod
+    def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:
+        """Write the files that ``load`` needs into ``bundle`` from what the quantizer wrote into ``quantized``.
+
+        The batch size is fixed here: the bundle serves batches of exactly ``candidate.batch_size``.
+
+        Raises:
+            UnsupportedError: this model cannot be built for this backend.
+        """
+
+    @abstractmethod
+    def load(self, bundle: Path, manifest: Manifest) -> Runner:
+        """Load a built bundle with the threads and options of ``manifest.candidate.runtime``."""

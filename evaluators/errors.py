@@ -1,0 +1,53 @@
+"""Every error that paretune raises on purpose, each with the exit code of the command that meets it."""
+
+from __future__ import annotations
+
+
+class ParetuneError(Exception):
+    """Base of the tree: what happened, the value seen, and what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(ParetuneError):
+    """A flag, a config file, a name or a workload that cannot be used as given."""
+
+    exit_code = 2
+
+
+class WorkloadError(UsageError):
+    """The workload breaks its contract: model, data or metric."""
+
+
+class IllegalCandidateError(UsageError):
+    """A candidate that the space refuses, with the reason."""
+
+
+class InfrastructureError(ParetuneError):
+    """Something around the search failed: a store, a sandbox server, a disk."""
+
+    exit_code = 3
+
+
+class InfeasibleError(ParetuneError):
+    """Nothing meets the constraints."""
+
+    exit_code = 4
+
+
+class IntegrityError(ParetuneError):
+    """A hash or a gate refused."""
+
+    exit_code = 5
+
+
+class UnsupportedError(ParetuneError):
+    """A technique cannot be applied to this model: a property of the candidate, not a fault."""
+
+
+class NotFiniteError(ParetuneError):
+    """The model returned NaN or infinity."""
+
+
+class ParityError(ParetuneError):
+    """A built bundle does not compute what its model computes."""

@@ -1,0 +1,181 @@
+"""Evidence, verdicts and outcomes: what a trial found, as frozen values that travel as JSON."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from evaluators.frozen import Frozen
+
+Interval = tuple[float, float]
+
+METRICS = ("latency_ms", "accuracy_drop", "accuracy", "size_bytes")
+
+
+class FailureKind(StrEnum):
+    """Why a trial failed, in words that a user can act on."""
+
+    CRASHED = "crashed"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMED_OUT = "timed_out"
+    NOT_FINITE = "not_finite"
+    PARITY = "parity"
+    UNSUPPORTED = "unsupported"
+    ERROR = "error"
+    LOST = "lost"
+
+
+class Constraint(Frozen):
+    """One limit on one metric; ``metric`` is the JSON name, e.g. ``latency_p95_ms`` or ``accuracy_drop``."""
+
+    metric: str
+    max: float | None = None
+    min: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Constraint:
+        if (self.max is None) == (self.min is None):
+            raise ValueError(f"constraint on {self.metric} needs exactly one of max and min")
+        return self
+
+    @property
+    def limit(self) -> float:
+        """The limiting value, in the metric's own unit."""
+        return self.max if self.max is not None else (self.min if self.min is not None else 0.0)
+
+
+class Verdict(Frozen):
+    """Pass, fail or undecided for one constraint, with the value seen and the normalized violation.
+
+    ``violation`` is ``(value - limit) / scale``, unit-free: at most 0 within the limit, above 0 outside it.
+    """
+
+    constraint: Constraint
+    status: Literal["pass", "fail", "undecided"]
+    value: float
+    interval: Interval | None = None
+    violation: float
+
+    @property
+    def within(self) -> bool:
+        """Whether the measured value itself is within the limit."""
+        return self.violation <= 0
+
+
+class LatencyEvidence(Frozen):
+    """Latency of one call with the whole batch, in milliseconds.
+
+    ``ci95`` is the 95 % interval of the percentile named ``percentile``. A percentile that the number of
+    samples cannot support is null.
+    """
+
+    percentile: Literal["p50", "p90", "p95", "p99"]
+    p50: float
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    mean: float
+    ci95: Interval
+    samples: int
+    warmup_calls: int
+    load_seconds: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """The percentile that the search constrains, in milliseconds; p50 where it is not supported."""
+        chosen: float | None = getattr(self, self.percentile)
+        return self.p50 if chosen is None else chosen
+
+
+class AccuracyEvidence(Frozen):
+    """Mean score of the built bundle on validation data, and its drop from the original model on the same examples."""
+
+    accuracy: float
+    ci95: Interval | None = None
+    drop: float
+    drop_ci95: Interval | None = None
+    examples: int
+    metric: str
+
+
+class ParityEvidence(Frozen):
+    """How close the bundle's outputs are to the original model's on real inputs.
+
+    ``sqnr_db`` is the signal-to-quantization-noise ratio in decibels, ``cosine`` the cosine similarity over
+    all outputs, ``agreement`` the share of equal arg-max (null where outputs have no classes).
+    """
+
+    sqnr_db: float
+    cosine: float
+    agreement: float | None = None
+    examples: int
+
+
+class Evidence(Frozen):
+    """What was measured of one bundle on one target. A part is null where a gate stopped the trial before it."""
+
+    latency: LatencyEvidence | None = None
+    throughput_per_s: float | None = None
+    accuracy: AccuracyEvidence | None = None
+    parity: ParityEvidence | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    parameters: int | None = None
+    flops: int | None = None
+
+
+class Failure(Frozen):
+    """A typed failure: its kind, the stage it happened in, and a reason in one sentence."""
+
+    kind: FailureKind
+    stage: str
+    reason: str
+    details: str = ""
+
+
+class Outcome(Frozen):
+    """How a trial ended: measured, rejected by a gate, or failed."""
+
+    kind: Literal["measured", "rejected", "failed"]
+    evidence: Evidence = Evidence()
+    verdicts: tuple[Verdict, ...] = ()
+    gate: str | None = None
+    failure: Failure | None = None
+    stage_seconds: dict[str, float] = Field(default_factory=dict)
+    cached_stages: tuple[str, ...] = ()
+    bundle: str | None = None
+    evaluation_key: str | None = None
+    reproduce: str | None = None
+
+    @model_validator(mode="after")
+    def _parts_match_kind(self) -> Outcome:
+        if (self.kind == "failed") != (self.failure is not None):
+            raise ValueError(f"an outcome of kind {self.kind!r} must {'' if self.kind == 'failed' else 'not '}carry a failure")
+        if (self.kind == "rejected") != (self.gate is not None):
+            raise ValueError("exactly the rejected outcomes name a gate")
+        return self
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the trial was measured in full and every measured value is within its limit."""
+        return self.kind == "measured" and all(verdict.within for verdict in self.verdicts)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the trial is not feasible, in one sentence; null if it is."""
+        if self.failure is not None:
+            return f"{self.failure.kind}: {self.failure.reason}"
+        missed = [verdict for verdict in self.verdicts if not verdict.within]
+        return "; ".join(describe(verdict) for verdict in missed) or None
+
+
+def describe(verdict: Verdict) -> str:
+    """Say by how much a constraint is missed or met: ``latency_p95_ms 6.2 > 5 (+24 %)``."""
+    limit = verdict.constraint.limit
+    sign = ">" if verdict.constraint.max is not None else "<"
+    if verdict.within:
+        sign = "<=" if verdict.constraint.max is not None else ">="
+    gap = f" ({(verdict.value - limit) / abs(limit):+.0%})" if limit else ""
+    return f"{verdict.constraint.metric} {verdict.value:.4g} {sign} {limit:.4g}{gap}"

@@ -1,0 +1,62 @@
+"""WorkloadProfile: the facts about a workload that the space, the gates and the bundles need, without its code."""
+
+from __future__ import annotations
+
+from evaluators.frozen import Frozen
+from evaluators.structure import Structure
+
+
+class Problem(Frozen):
+    """A breach of the workload contract: what is wrong, the value seen, and what to do."""
+
+    level: str
+    what: str
+    advice: str = ""
+
+
+class WorkloadProfile(Frozen):
+    """Facts read once from a workload; frozen JSON, so that nobody but a sandbox needs to load the user's code.
+
+    Attributes:
+        reference: how to load the workload (absolute path or module, and attribute).
+        model_digest: hash of weights, architecture and source; equal models give equal digests.
+        data_digests: hash per split (calibration, validation, train, and test where given).
+        metric_digest: hash of metric and collate.
+        inputs / outputs: structure of one batch, ``None`` for axes that vary.
+        layers: number of layers by class name, e.g. ``{"Conv2d": 9, "Linear": 1}``.
+        widths: output widths of the layers whose channels can be removed (not the last layer).
+        exportable: why ``torch.export`` cannot capture the model, or None if it can.
+        dynamic_batch: whether one exported program serves every batch size.
+        accuracy: mean score of the original model on validation; ``examples`` is their number.
+        scored_by: the metric's name, or ``agreement`` where the workload has none.
+        per_example: whether scores come one per example (paired comparison is possible).
+    """
+
+    name: str
+    reference: str
+    model_digest: str
+    data_digests: dict[str, str]
+    metric_digest: str
+    parameters: int
+    size_bytes: int
+    flops: int | None
+    inputs: Structure
+    outputs: Structure
+    layers: dict[str, int]
+    widths: tuple[int, ...]
+    exportable: str | None
+    dynamic_batch: bool
+    has_train: bool
+    accuracy: float
+    examples: int
+    calibration_examples: int
+    scored_by: str
+    per_example: bool
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """What results of this workload depend on: model, data and metric."""
+        from evaluators.frozen import digest
+
+        return digest([self.model_digest, dict(sorted(self.data_digests.items())), self.metric_digest])

@@ -1,0 +1,55 @@
+"""Quantizer: one scheme of quantization, for the backends that take its result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar
+
+from evaluators.candidate import Scalar
+from evaluators.parameters import Parameter
+from evaluators.profile import WorkloadProfile
+from evaluators.source import SourceModel
+from evaluators.target import Target
+
+
+class Quantizer(ABC):
+    """What a quantizer declares — capability as data — and the one thing that it does.
+
+    Attributes:
+        scheme: ``fp32``, ``bf16``, ``dynamic_int8``, ``static_int8``, …; one quantizer per backend and scheme.
+        backends: names of the backends that build from its result.
+        requires: distributions that must be installed besides the backend's own.
+        needs: processor features that the target must have, any one of which is enough.
+        parameters: its knobs; their defaults are the known-good recipe.
+    """
+
+    scheme: ClassVar[str]
+    backends: ClassVar[tuple[str, ...]]
+    requires: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
+
+    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
+        """Return why this scheme cannot be used for the model on ``target``, or None if it can."""
+        for distribution in self.requires:
+            try:
+                metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                return f"{distribution} is not installed: pip install {distribution}"
+        if self.needs and not any(target.has(feature) for feature in self.needs):
+            return f"{target.name} has none of {', '.join(self.needs)}"
+        return None
+
+    def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
+        """Return the knobs that make a difference to this model on ``target``."""
+        return self.parameters
+
+    @abstractmethod
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        """Write the quantized model into ``folder``, in the form that its backends build from.
+
+        Raises:
+            UnsupportedError: the model cannot be quantized this way.
+        """

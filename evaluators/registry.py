@@ -1,0 +1,48 @@
+"""The registry: every backend, quantizer and pruner, found through entry points, ours and third parties' alike."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from evaluators.backends.base import Backend
+from evaluators.errors import UsageError
+from evaluators.pruners.base import Pruner
+from evaluators.quantizers.base import Quantizer
+
+BACKENDS, QUANTIZERS, PRUNERS = "paretune.backends", "paretune.quantizers", "paretune.pruners"
+
+
+@cache
+def backends() -> dict[str, Backend]:
+    """Return every declared backend by name, usable here or not."""
+    return {item.name: item for item in _load(BACKENDS, Backend)}
+
+
+@cache
+def quantizers() -> dict[tuple[str, str], Quantizer]:
+    """Return every declared quantizer by (backend, scheme)."""
+    return {(backend, item.scheme): item for item in _load(QUANTIZERS, Quantizer) for backend in item.backends}
+
+
+@cache
+def pruners() -> dict[str, Pruner]:
+    """Return every declared pruner by structure."""
+    return {item.structure: item for item in _load(PRUNERS, Pruner)}
+
+
+def backend(name: str) -> Backend:
+    """Return one backend.
+
+    Raises:
+        UsageError: no backend has this name.
+    """
+    if name not in backends():
+        raise UsageError(f"there is no backend {name!r}; known are {', '.join(sorted(backends()))}")
+    return backends()[name]
+
+
+def _load(group: str, kind: type) -> list[Any]:
+    """Load a group's classes; each entry point names a class of ``kind``."""
+    return [point.load()() for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name)]

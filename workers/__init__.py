@@ -1,0 +1,1 @@
+"""Where and when a trial runs: ledger, leases, sandbox, routing to hardware."""
