@@ -1,0 +1,49 @@
+"""The Pareto front over accuracy and the objective, and the choice of the best: pure functions over trial results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from search.result import TrialResult
+
+
+def objective_value(trial: TrialResult, objective: str, percentile: str) -> float | None:
+    """The value to be *minimised*: latency in ms, negative throughput, or size in bytes; None if not measured."""
+    if objective == "latency":
+        return trial.latency_at(percentile)
+    if objective == "throughput":
+        return None if trial.throughput_per_s is None else -trial.throughput_per_s
+    return None if trial.size_bytes is None else float(trial.size_bytes)
+
+
+def pareto_front(trials: Iterable[TrialResult], objective: str, percentile: str) -> list[TrialResult]:
+    """Return the feasible trials that no other feasible trial beats in both accuracy and objective, best objective first."""
+    ranked = sorted(
+        ((objective_value(trial, objective, percentile), -(trial.accuracy or 0.0), trial.number, trial)
+         for trial in trials if trial.feasible and trial.accuracy is not None
+         and objective_value(trial, objective, percentile) is not None),
+        key=lambda item: item[:3],
+    )  # fmt: skip
+    front: list[TrialResult] = []
+    best_accuracy = float("-inf")
+    for _, negative_accuracy, _, trial in ranked:
+        if -negative_accuracy > best_accuracy:
+            front.append(trial)
+            best_accuracy = -negative_accuracy
+    return front
+
+
+def best_trial(front: Sequence[TrialResult]) -> TrialResult | None:
+    """Return the feasible trial with the best objective: the first of the front."""
+    return front[0] if front else None
+
+
+def total_violation(trial: TrialResult) -> float:
+    """Sum of the normalized violations; a constraint that was not reached counts as met."""
+    return sum(max(0.0, verdict.violation) for verdict in trial.verdicts)
+
+
+def nearest_trials(trials: Iterable[TrialResult], count: int = 3) -> list[TrialResult]:
+    """Return the trials that came closest to the limits: smallest total violation first."""
+    tried = [trial for trial in trials if trial.outcome in ("measured", "rejected") and trial.verdicts]
+    return sorted(tried, key=lambda trial: (total_violation(trial), trial.number))[:count]

@@ -1,0 +1,175 @@
+"""SearchSpec: what a user asks for, valid by construction, read from flags, environment, YAML and defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from evaluators.errors import UsageError
+from evaluators.frozen import Frozen
+from evaluators.jobs import Protocol
+from evaluators.outcome import Constraint
+from search import units
+
+ENVIRONMENT_PREFIX = "PARETUNE_"
+DEFAULT_ACCURACY_DROP = 0.01
+
+Objective = Literal["latency", "throughput", "size"]
+Percentile = Literal["p50", "p90", "p95", "p99"]
+BatchSizes = (1, 2, 4, 8, 16, 32, 64)
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, int) else value
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+_Sizes = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+
+
+class SearchSpec(Frozen):
+    """One request: the workload, its limits, what to optimise, and how much may be spent.
+
+    With a latency budget the default objective is ``throughput`` (the budget bounds the wait), without one it is
+    ``latency``. Without any accuracy limit, ``max_accuracy_drop`` is 0.01.
+    """
+
+    workload: str
+    latency_budget_ms: Annotated[float, BeforeValidator(units.milliseconds)] | None = Field(
+        default=None, validation_alias=AliasChoices("latency_budget_ms", "latency_budget")
+    )
+    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
+    min_accuracy: float | None = None
+    max_size_bytes: Annotated[int, BeforeValidator(units.size_bytes)] | None = Field(
+        default=None, validation_alias=AliasChoices("max_size_bytes", "max_size")
+    )
+    objective: Objective | None = None
+    percentile: Percentile = "p95"
+    target: _Names = ()
+    backend: _Names = ()
+    batch_size: _Sizes = ()
+    threads: int | None = Field(default=None, ge=1)
+    trials: int = Field(default=60, ge=1)
+    timeout_s: Annotated[float, BeforeValidator(units.seconds)] | None = Field(
+        default=None, validation_alias=AliasChoices("timeout_s", "timeout")
+    )
+    trial_timeout_s: Annotated[float, BeforeValidator(units.seconds)] = Field(
+        default=300.0, validation_alias=AliasChoices("trial_timeout_s", "trial_timeout")
+    )
+    memory_limit_bytes: Annotated[int, BeforeValidator(units.size_bytes)] | None = Field(
+        default=None, validation_alias=AliasChoices("memory_limit_bytes", "memory_limit")
+    )
+    seed: int = Field(default=0, ge=0)
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+
+    @field_validator("batch_size")
+    @classmethod
+    def _batches_are_offered(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        for size in sizes:
+            if size < 1 or size > 4096:
+                raise ValueError(f"batch size {size} must lie between 1 and 4096")
+        return tuple(sorted(set(sizes)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if values.get("max_accuracy_drop") is None and values.get("min_accuracy") is None:
+            values["max_accuracy_drop"] = DEFAULT_ACCURACY_DROP
+        if values.get("objective") is None:
+            budget = values.get("latency_budget_ms", values.get("latency_budget"))
+            values["objective"] = "latency" if budget is None else "throughput"
+        return values
+
+    @property
+    def goal(self) -> Objective:
+        """What is optimised among the feasible."""
+        return self.objective or "latency"
+
+    @property
+    def latency_metric(self) -> str:
+        """The JSON name of the constrained latency, e.g. ``latency_p95_ms``."""
+        return f"latency_{self.percentile}_ms"
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The limits, always in the same order."""
+        limits = (
+            (self.latency_metric, "max", self.latency_budget_ms),
+            ("accuracy_drop", "max", self.max_accuracy_drop),
+            ("accuracy", "min", self.min_accuracy),
+            ("size_bytes", "max", self.max_size_bytes),
+        )
+        return tuple(Constraint(metric=metric, **{side: limit}) for metric, side, limit in limits if limit is not None)
+
+    @property
+    def protocol(self) -> Protocol:
+        """How latency is measured."""
+        return Protocol(percentile=self.percentile)
+
+
+def load_spec(flags: Mapping[str, Any], config: Path | None = None, environment: Mapping[str, str] | None = None) -> SearchSpec:
+    """Merge flags, environment (``PARETUNE_LATENCY_BUDGET``, …), YAML file and defaults, in this order of precedence.
+
+    ``flags`` whose value is None or empty were not given.
+
+    Raises:
+        UsageError: a value, a name or the file cannot be used; the message says which.
+    """
+    merged = {**_from_file(config), **_from_environment(os.environ if environment is None else environment)}
+    merged |= {name: value for name, value in flags.items() if value is not None and value != ()}
+    try:
+        return SearchSpec.model_validate(merged)
+    except ValidationError as error:
+        raise UsageError("; ".join(_sentence(item) for item in error.errors())) from None
+
+
+def names() -> dict[str, str]:
+    """Return every name that a file or the environment may use, with the field it sets."""
+    found = {}
+    for field, info in SearchSpec.model_fields.items():
+        aliases = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else [field]
+        found |= {str(alias): field for alias in aliases}
+    return found
+
+
+def _canonical(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = names()
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{where} has no setting {name!r}; known are {', '.join(sorted(known))}")
+    return {known[name]: value for name, value in values.items()}
+
+
+def _from_file(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(config.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"config file {config} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"config file {config} must hold settings such as 'latency_budget: 5ms', got {content!r}")
+    return _canonical({str(name).replace("-", "_"): value for name, value in content.items()}, f"config file {config}")
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    known = names()
+    prefixed = {name.removeprefix(ENVIRONMENT_PREFIX).lower(): value for name, value in environment.items()
+                if name.startswith(ENVIRONMENT_PREFIX)}  # fmt: skip
+    return {known[name]: value for name, value in prefixed.items() if name in known and value != ""}
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "the settings"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error.get('input')!r})"

@@ -1,0 +1,50 @@
+"""Durations and sizes as people write them: ``5ms``, ``1us``, ``2m``, ``10MB``."""
+
+from __future__ import annotations
+
+import re
+
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Zµ]*)\s*")
+
+
+def milliseconds(value: str | float, *, bare: str = "ms") -> float:
+    """Parse a duration; a number without a unit is in ``bare``.
+
+    Raises:
+        ValueError: it is not a positive number with a known unit.
+    """
+    return _parse(value, _MILLISECONDS, bare, "a duration such as 5ms, 200us, 1.5s or 2m")
+
+
+def seconds(value: str | float) -> float:
+    """Parse a duration in seconds; a number without a unit is in seconds."""
+    return milliseconds(value, bare="s") / 1e3
+
+
+def size_bytes(value: str | float) -> int:
+    """Parse a size; a number without a unit is in bytes."""
+    return int(_parse(value, _BYTES, "b", "a size such as 800KB or 10MB"))
+
+
+def show_ms(value: float | None) -> str:
+    """Write a latency with three significant digits and a fitting unit."""
+    if value is None:
+        return "–"
+    return f"{value * 1e3:.3g} µs" if value < 0.1 else f"{value:.3g} ms" if value < 1e3 else f"{value / 1e3:.3g} s"
+
+
+def show_bytes(value: float | None) -> str:
+    """Write a size in kB or MB."""
+    if value is None:
+        return "–"
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
+
+
+def _parse(value: str | float, units: dict[str, float] | dict[str, int], bare: str, wanted: str) -> float:
+    match = _NUMBER_AND_UNIT.fullmatch(str(value))
+    unit = (match.group(2).lower() or bare) if match else ""
+    if match is None or unit not in units or not float(match.group(1)) > 0:
+        raise ValueError(f"{value!r} is not {wanted}")
+    return float(match.group(1)) * units[unit]
