@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from evaluators.cache import file_hashes
 from evaluators.candidate import Candidate
 from evaluators.errors import IntegrityError
 from evaluators.frozen import Frozen, canonical_json
@@ -24,7 +25,7 @@ class Manifest(Frozen):
         files: SHA-256 (hexadecimal) of every file, by path relative to the bundle.
         environment: versions of Python and of the distributions that built it.
         target_fingerprint: the machine that it was built on.
-        parameters / flops: counted on the built artifact; flops are multiply-accumulates of one example.
+        parameters / flops: of the model in the bundle; flops of one example, a multiply-add counts as two.
     """
 
     schema_version: int = 1
@@ -44,25 +45,9 @@ class Manifest(Frozen):
         return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
 
 
-def hash_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every regular file under ``folder`` except the manifest, by relative path.
-
-    Raises:
-        IntegrityError: the folder holds a link or something else that is not a plain file.
-    """
-    hashes: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise IntegrityError(f"bundle {folder.name} holds {path.name!r}, which is not a plain file")
-        if path.is_file() and path.name != MANIFEST:
-            with path.open("rb") as file:
-                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
-
-
 def write_manifest(folder: Path, **fields: Any) -> Manifest:
     """Hash the files in ``folder`` and write its manifest."""
-    manifest = Manifest(files=hash_files(folder), **fields)
+    manifest = Manifest(files=file_hashes(folder, leave_out=MANIFEST), **fields)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
     return manifest
 
@@ -77,8 +62,9 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
         raise IntegrityError(f"bundle {folder} has no readable manifest: {error}") from error
-    if verify and (found := hash_files(folder)) != manifest.files:
-        changed = sorted(name for name in found.keys() | manifest.files.keys() if found.get(name) != manifest.files.get(name))
+    if verify and (found := file_hashes(folder, leave_out=MANIFEST)) != manifest.files:
+        names = found.keys() | manifest.files.keys()
+        changed = sorted(name for name in names if found.get(name) != manifest.files.get(name))
         raise IntegrityError(f"bundle {folder} is not what was built: {', '.join(changed)} missing, foreign or altered")
     return manifest
 

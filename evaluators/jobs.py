@@ -9,7 +9,7 @@ from pydantic import Field
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
 from evaluators.outcome import Constraint, Outcome
-from evaluators.profile import WorkloadProfile
+from evaluators.profile import Problem, WorkloadProfile
 
 
 class Protocol(Frozen):
@@ -65,8 +65,12 @@ class Prepared(Frozen):
 
 
 class JobResult(Frozen):
-    """Exactly one of: the profile, the prepared bundle, or the outcome (also where a job ended with a typed failure)."""
+    """Exactly one of: the profile, the prepared bundle, or the outcome (also where a job ended with a typed failure).
+
+    A profile job whose workload breaks its contract answers with ``problems`` alone.
+    """
 
     profile: WorkloadProfile | None = None
+    problems: tuple[Problem, ...] = ()
     prepared: Prepared | None = None
     outcome: Outcome | None = None

@@ -152,7 +152,7 @@ class Outcome(Frozen):
     @model_validator(mode="after")
     def _parts_match_kind(self) -> Outcome:
         if (self.kind == "failed") != (self.failure is not None):
-            raise ValueError(f"an outcome of kind {self.kind!r} must {'' if self.kind == 'failed' else 'not '}carry a failure")
+            raise ValueError(f"exactly the failed outcomes carry a failure, this one is {self.kind!r}")
         if (self.kind == "rejected") != (self.gate is not None):
             raise ValueError("exactly the rejected outcomes name a gate")
         return self

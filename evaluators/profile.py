@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from evaluators.frozen import Frozen
+from typing import Literal
+
+from evaluators.frozen import Frozen, digest
 from evaluators.structure import Structure
 
 
 class Problem(Frozen):
     """A breach of the workload contract: what is wrong, the value seen, and what to do."""
 
-    level: str
+    level: Literal["error", "warning"]
     what: str
     advice: str = ""
 
@@ -57,6 +59,4 @@ class WorkloadProfile(Frozen):
     @property
     def fingerprint(self) -> str:
         """What results of this workload depend on: model, data and metric."""
-        from evaluators.frozen import digest
-
         return digest([self.model_digest, dict(sorted(self.data_digests.items())), self.metric_digest])

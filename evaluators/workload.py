@@ -54,7 +54,9 @@ def load_workload(reference: str) -> Workload:
     """
     location, separator, attribute = reference.rpartition(":")
     if not separator or not location or not attribute:
-        raise WorkloadError(f"workload {reference!r} is not of the form path/to/file.py:attribute or package.module:attribute")
+        raise WorkloadError(
+            f"workload {reference!r} is not of the form path/to/file.py:attribute or package.module:attribute"
+        )
     module = _load_file(Path(location)) if location.endswith(".py") else _import_module(location)
     try:
         value = getattr(module, attribute)
@@ -62,7 +64,8 @@ def load_workload(reference: str) -> Workload:
         known = [name for name, item in vars(module).items() if isinstance(item, Workload)]
         raise WorkloadError(f"{location} has no attribute {attribute!r}; its workloads are {known or 'none'}") from None
     if not isinstance(value, Workload):
-        raise WorkloadError(f"{reference} is a {type(value).__name__}, not a Workload; wrap it in evaluators.Workload(...)")
+        kind = type(value).__name__
+        raise WorkloadError(f"{reference} is a {kind}, not a Workload; wrap it in evaluators.Workload(...)")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ BatchSizes = (1, 2, 4, 8, 16, 32, 64)
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
-    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, int) else value
+    return tuple(value) if isinstance(value, list) else (value,) if type(value) is int else value
 
 
 _Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
@@ -116,25 +117,36 @@ class SearchSpec(Frozen):
         return Protocol(percentile=self.percentile)
 
 
-def load_spec(flags: Mapping[str, Any], config: Path | None = None, environment: Mapping[str, str] | None = None) -> SearchSpec:
+def load_spec(
+    flags: Mapping[str, Any], config: Path | None = None, environment: Mapping[str, str] | None = None
+) -> SearchSpec:
     """Merge flags, environment (``PARETUNE_LATENCY_BUDGET``, …), YAML file and defaults, in this order of precedence.
 
     ``flags`` whose value is None or empty were not given.
 
     Raises:
-        UsageError: a value, a name or the file cannot be used; the message says which.
+        UsageError: a value, a name or the file cannot be used; the message says which, and where it was given.
     """
-    merged = {**_from_file(config), **_from_environment(os.environ if environment is None else environment)}
-    merged |= {name: value for name, value in flags.items() if value is not None and value != ()}
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    layers = {
+        f" in {config}": _from_file(config),
+        " in the environment": _from_environment(os.environ if environment is None else environment),
+        "": _canonical(given, "the command"),
+    }
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for where, layer in layers.items():
+        merged |= layer
+        origin |= dict.fromkeys(layer, where)
     try:
         return SearchSpec.model_validate(merged)
     except ValidationError as error:
-        raise UsageError("; ".join(_sentence(item) for item in error.errors())) from None
+        raise UsageError("; ".join(_sentence(item, origin) for item in error.errors())) from None
 
 
 def names() -> dict[str, str]:
     """Return every name that a file or the environment may use, with the field it sets."""
-    found = {}
+    found: dict[str, str] = {}
     for field, info in SearchSpec.model_fields.items():
         aliases = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else [field]
         found |= {str(alias): field for alias in aliases}
@@ -143,10 +155,16 @@ def names() -> dict[str, str]:
 
 def _canonical(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     known = names()
-    for name in values:
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
         if name not in known:
-            raise UsageError(f"{where} has no setting {name!r}; known are {', '.join(sorted(known))}")
-    return {known[name]: value for name, value in values.items()}
+            close = difflib.get_close_matches(name, known, 1)
+            advice = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
+            raise UsageError(f"{where} has no setting {name!r}; {advice}")
+        if known[name] in fields:
+            raise UsageError(f"{where} sets {known[name]!r} twice, under two names; keep one")
+        fields[known[name]] = value
+    return fields
 
 
 def _from_file(config: Path | None) -> dict[str, Any]:
@@ -155,8 +173,8 @@ def _from_file(config: Path | None) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(config.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"config file {config} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"config file {config} must hold settings such as 'latency_budget: 5ms', got {content!r}")
@@ -164,12 +182,39 @@ def _from_file(config: Path | None) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Read the settings; a variable that is nearly one is a slip of the pen, the others belong to somebody else."""
     known = names()
-    prefixed = {name.removeprefix(ENVIRONMENT_PREFIX).lower(): value for name, value in environment.items()
-                if name.startswith(ENVIRONMENT_PREFIX)}  # fmt: skip
-    return {known[name]: value for name, value in prefixed.items() if name in known and value != ""}
+    found = {}
+    for variable, value in environment.items():
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if not variable.startswith(ENVIRONMENT_PREFIX) or value == "":
+            continue
+        if name in known:
+            found[name] = value
+        elif close := difflib.get_close_matches(name, known, 1, cutoff=0.85):
+            meant = ENVIRONMENT_PREFIX + close[0].upper()
+            raise UsageError(f"the environment variable {variable} is no setting; did you mean {meant}?")
+    return _canonical(found, "the environment")
 
 
-def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "the settings"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error.get('input')!r})"
+def _sentence(error: Any, origin: Mapping[str, str]) -> str:
+    if not error["loc"]:
+        return str(error["msg"])
+    name, *position = (str(part) for part in error["loc"])
+    field = names().get(name, name)
+    if field == "workload" and error["type"] == "missing":
+        return (
+            "no workload was given; name it as path/to/file.py:attribute or package.module:attribute "
+            f"on the command line, in {ENVIRONMENT_PREFIX}WORKLOAD, or as 'workload' in the config file"
+        )
+    what = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if error["type"] == "string_pattern_mismatch":
+        what = "use letters, digits, '.', '_' and '-', at most 80, a letter or digit first"
+    value = repr(error.get("input"))
+    seen = "" if value in what else f" (got {value})"
+    return f"{'.'.join([_spoken(field), *position])}{origin.get(field, '')}: {what}{seen}"
+
+
+def _spoken(field: str) -> str:
+    """The name of a field that has no unit in it, as the flags have."""
+    return min((name for name, of in names().items() if of == field), key=len, default=field)

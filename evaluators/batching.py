@@ -1,0 +1,70 @@
+"""Batches: examples to named arrays of exactly one batch size, and any number of rows through a fixed-size bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluators.backends.base import Runner
+from evaluators.errors import WorkloadError
+from evaluators.structure import flatten
+
+
+def collated(examples: Sequence[Any], collate: Callable[..., Any] | None) -> tuple[Any, Any]:
+    """Turn ``[(inputs, target), …]`` into one batch ``(inputs, targets)`` in the user's own structure.
+
+    Raises:
+        WorkloadError: the examples cannot be batched.
+    """
+    from torch.utils.data import default_collate
+
+    try:
+        batch = (collate or default_collate)(list(examples))
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        advice = "" if collate else "; inputs of varying length need Workload(collate=…)"
+        raise WorkloadError(f"collating {len(examples)} examples failed: {error}{advice}") from error
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise WorkloadError(f"collate returned a {type(batch).__name__}; it must return (inputs, targets)")
+    return batch[0], batch[1]
+
+
+def example_batches(
+    dataset: Any, collate: Callable[..., Any] | None, batch_size: int, limit: int | None = None
+) -> Iterator[tuple[Any, Any, int]]:
+    """Yield ``(inputs, targets, real)`` of exactly ``batch_size`` examples; only the first ``real`` count.
+
+    The last batch is filled up by repeating its last example, so that a bundle of fixed batch size serves it.
+    """
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    for start in range(0, total, batch_size):
+        examples = [dataset[i] for i in range(start, min(start + batch_size, total))]
+        real = len(examples)
+        examples += [examples[-1]] * (batch_size - real)
+        inputs, targets = collated(examples, collate)
+        yield inputs, targets, real
+
+
+def as_arrays(inputs: Any) -> dict[str, np.ndarray]:
+    """Return the tensors of a batch as NumPy arrays by name."""
+    _, named = flatten(inputs, "input")
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in named.items()}
+
+
+def run_in_batches(runner: Runner, arrays: Mapping[str, np.ndarray], batch_size: int) -> list[np.ndarray]:
+    """Run any number of rows through a bundle that serves exactly ``batch_size``; return one array per output.
+
+    Raises:
+        WorkloadError: the inputs have no rows, or different numbers of rows.
+    """
+    rows = {len(array) for array in arrays.values()}
+    if len(rows) != 1 or 0 in rows:
+        raise WorkloadError(f"inputs must have the same number of rows, at least one; got {sorted(rows)}")
+    total = rows.pop()
+    parts: list[list[np.ndarray]] = []
+    for start in range(0, total, batch_size):
+        index = np.minimum(np.arange(start, start + batch_size), total - 1)
+        raw = runner.run(runner.prepare({name: np.ascontiguousarray(array[index]) for name, array in arrays.items()}))
+        parts.append([output[: total - start] for output in runner.outputs(raw)])
+    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]

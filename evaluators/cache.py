@@ -1,0 +1,103 @@
+"""StageCache: results of stages by content, so that trials that share a prefix share its work.
+
+An entry is a folder that appears whole or not at all: it is made under a temporary name, synced, and renamed.
+Its ``entry.json`` holds the hash of every file; an entry that does not match is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.errors import InfrastructureError, IntegrityError
+from evaluators.frozen import canonical_json
+
+ENTRY = "entry.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cached result: its folder, the digest of its contents, and whether it was there already."""
+
+    folder: Path
+    digest: str
+    hit: bool
+
+
+class StageCache:
+    """Folders by key under ``root``. Several processes may use one cache: the first to finish wins."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get_or_make(self, key: str, make: Callable[[Path], None]) -> Entry:
+        """Return the entry of ``key``; where there is none, let ``make`` fill a new folder.
+
+        Raises:
+            InfrastructureError: the cache cannot be written (disk full, no permission).
+        """
+        folder = self._root / key[:2] / key
+        if (digest := _verified(folder)) is not None:
+            return Entry(folder, digest, hit=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        except OSError as error:
+            raise InfrastructureError(f"stage cache {self._root} cannot be written: {error}") from error
+        try:
+            make(temporary)
+            digest = _seal(temporary)
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if _verified(folder) is None:
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Entry(folder, digest, hit=False)
+
+
+def file_hashes(folder: Path, leave_out: str) -> dict[str, str]:
+    """Return the SHA-256 of every plain file under ``folder`` but ``leave_out``, by relative path.
+
+    Raises:
+        IntegrityError: the folder holds a link or something else that is not a plain file.
+    """
+    hashes: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise IntegrityError(f"{folder.name} holds {path.name!r}, which is not a plain file")
+        if path.is_file() and path.relative_to(folder).as_posix() != leave_out:
+            with path.open("rb") as file:
+                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def _seal(folder: Path) -> str:
+    hashes = file_hashes(folder, leave_out=ENTRY)
+    (folder / ENTRY).write_text(json.dumps({"files": hashes, "made": time.time()}))
+    for name in (*hashes, ENTRY):
+        descriptor = os.open(folder / name, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
+
+
+def _verified(folder: Path) -> str | None:
+    """Return the digest of an entry whose files are those that it lists, else None."""
+    try:
+        listed = json.loads((folder / ENTRY).read_text())["files"]
+        if file_hashes(folder, leave_out=ENTRY) != listed:
+            return None
+    except (OSError, ValueError, KeyError, IntegrityError):
+        return None
+    return hashlib.sha256(canonical_json(listed).encode()).hexdigest()

@@ -1,0 +1,368 @@
+"""Profiling: read the facts of a workload once, check its contract on the way, and score its original model."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluators.batching import as_arrays, collated, example_batches
+from evaluators.cache import StageCache
+from evaluators.errors import NotFiniteError, UnsupportedError, WorkloadError
+from evaluators.frozen import digest
+from evaluators.jobs import JobResult, ProfileJob
+from evaluators.profile import Problem, WorkloadProfile
+from evaluators.scoring import AGREEMENT, metric_name, output_arrays, score
+from evaluators.stages.clock import StageClock
+from evaluators.stages.prepare import count_flops
+from evaluators.stages.reference import scores_file
+from evaluators.stages.restore import build_model, layer_sizes, save_model
+from evaluators.structure import Structure, TensorSpec, call, flatten
+from evaluators.target import environment, probe_target
+from evaluators.workload import Workload, absolute_reference, load_workload
+
+SCORING_BATCH = 32
+HASHED_EXAMPLES = 20_000
+PROBED_BATCHES = 6
+
+
+def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
+    """Return the profile of a workload, or its problems where it breaks its contract.
+
+    Raises:
+        WorkloadError: the workload cannot be loaded at all.
+        NotFiniteError: the model returns NaN or infinity on its own data.
+    """
+    import torch
+
+    torch.set_num_threads(probe_target().cores)
+    with clock.stage("load"):
+        workload = load_workload(job.workload)
+        model = workload.model()
+        problems = _check_model(workload, model)
+        model = build_model(workload)
+    with clock.stage("data"):
+        splits = _load_splits(workload, problems)
+        hashes = {name: _hash_examples(split) for name, split in splits.items()}
+        problems += _check_overlap(hashes)
+    if any(problem.level == "error" for problem in problems):
+        return JobResult(problems=tuple(problems))
+    with clock.stage("structure"), torch.inference_mode():
+        inputs, outputs = _structures(workload, model, splits["validation"])
+        problems += _check_classes(workload, inputs)
+    with clock.stage("score"):
+        facts = _facts(workload, model, splits, hashes)
+        home = Path(job.home)
+        accuracy, per_example = _original_score(workload, model, outputs, home, WorkloadKey(**facts).fingerprint)
+    with clock.stage("export"):
+        exportable, dynamic_batch = _exportable(workload, model, inputs, outputs, facts, home)
+    if exportable is not None:
+        problems.append(Problem(level="warning", what=exportable, advice="only backends that run the module itself apply"))
+    example = next(example_batches(splits["validation"], workload.collate, 1))[0]
+    profile = WorkloadProfile(
+        name=workload.name,
+        reference=absolute_reference(job.workload),
+        **facts,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()),
+        flops=count_flops(model, example),
+        inputs=inputs,
+        outputs=outputs,
+        layers=_layers(model),
+        widths=_widths(model),
+        exportable=exportable,
+        dynamic_batch=dynamic_batch,
+        has_train=workload.train is not None,
+        accuracy=accuracy,
+        examples=len(splits["validation"]),
+        calibration_examples=len(splits["calibration"]),
+        scored_by=metric_name(workload),
+        per_example=per_example,
+        problems=tuple(problems),
+    )
+    return JobResult(profile=profile)
+
+
+class WorkloadKey:
+    """The digests that identify a workload, before its profile is complete."""
+
+    def __init__(self, model_digest: str, data_digests: dict[str, str], metric_digest: str) -> None:
+        self.fingerprint = digest([model_digest, dict(sorted(data_digests.items())), metric_digest])
+
+
+def _check_model(workload: Workload, model: Any) -> list[Problem]:
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise WorkloadError(f"model() of {workload.name} returned a {type(model).__name__}; it must return an nn.Module")
+    problems = []
+    training = [name or "the model itself" for name, layer in model.named_modules() if layer.training]
+    if training:
+        what = f"model() returned a model in training mode ({training[0]} and {len(training) - 1} more layers)"
+        problems.append(Problem(level="error", what=what, advice="return model.eval()"))
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            what = f"weight {name!r} holds {count} NaN or infinite values of {tensor.numel()}"
+            problems.append(Problem(level="error", what=what, advice="check the file that the weights come from"))
+            break
+    return problems
+
+
+def _load_splits(workload: Workload, problems: list[Problem]) -> dict[str, Any]:
+    """Load every split that the workload has, checking that each is a map-style dataset of ``(inputs, target)``."""
+    factories = {"calibration": workload.calibration, "validation": workload.validation,
+                 "test": workload.test, "train": workload.train}  # fmt: skip
+    splits = {}
+    for name, factory in factories.items():
+        if factory is None:
+            continue
+        dataset = factory()
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            kind = type(dataset).__name__
+            what = f"{name}() returned a {kind} without length or indexing"
+            problems.append(Problem(level="error", what=what, advice="return a map-style Dataset"))
+        elif len(dataset) == 0:
+            problems.append(Problem(level="error", what=f"the {name} split is empty", advice="check its path and filter"))
+        elif (odd := _odd_example(dataset[0])) is not None:
+            what = f"the first example of {name} is {odd}"
+            problems.append(Problem(level="error", what=what, advice="a dataset yields (inputs, target)"))
+        splits[name] = dataset
+    return splits
+
+
+def _odd_example(example: Any) -> str | None:
+    if not isinstance(example, tuple | list) or len(example) != 2:
+        return f"a {type(example).__name__}, not a pair (inputs, target)"
+    try:
+        flatten(example[0], "input")
+    except WorkloadError as error:
+        return str(error)
+    return None
+
+
+def _hash_examples(dataset: Any) -> list[str]:
+    """Return a hash of the inputs of each example, of at most 20,000 spread evenly."""
+    total = len(dataset) if hasattr(dataset, "__len__") else 0
+    step = max(1, total // HASHED_EXAMPLES)
+    hashes = []
+    for i in range(0, total, step):
+        try:
+            _, named = flatten(dataset[i][0], "input")
+        except (WorkloadError, TypeError, IndexError):
+            return []
+        state = hashlib.sha256()
+        for name, tensor in named.items():
+            state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            state.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        hashes.append(state.hexdigest())
+    return hashes
+
+
+def _check_overlap(hashes: dict[str, list[str]]) -> list[Problem]:
+    """What is scored on must not have been trained or calibrated on."""
+    problems = []
+    for seen in ("calibration", "train", "validation"):
+        for scored in ("validation", "test"):
+            if seen == scored or seen not in hashes or scored not in hashes:
+                continue
+            common = len(set(hashes[seen]) & set(hashes[scored]))
+            if common == 0:
+                continue
+            share = common / max(1, len(set(hashes[scored])))
+            what = f"{common} examples of {seen} are in {scored} as well ({share:.1%} of it)"
+            level = "warning" if seen == "train" and share < 0.01 else "error"
+            advice = "splits must be disjoint, or the scores flatter the result"
+            problems.append(Problem.model_validate({"level": level, "what": what, "advice": advice}))
+    return problems
+
+
+def _structures(workload: Workload, model: Any, dataset: Any) -> tuple[Structure, Structure]:
+    """Learn the named tensors of a batch, and which of their axes vary, from real batches of two."""
+    seen_inputs: list[dict[str, Any]] = []
+    seen_outputs: list[dict[str, Any]] = []
+    styles = ("tensor", "tensor")
+    total = len(dataset)
+    for k in range(PROBED_BATCHES):
+        first = (k * max(1, total // PROBED_BATCHES)) % total
+        inputs, targets = collated([dataset[first], dataset[(first + 1) % total]], workload.collate)
+        try:
+            raw = call(model, inputs)
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+            shapes = {name: tuple(tensor.shape) for name, tensor in flatten(inputs, "input")[1].items()}
+            raise WorkloadError(f"the model cannot take a batch of its own validation data, {shapes}: {error}") from error
+        input_style, named_inputs = flatten(inputs, "input")
+        output_style, named_outputs = flatten(raw, "output")
+        for name, tensor in named_outputs.items():
+            if tensor.ndim == 0 or tensor.shape[0] != 2:
+                raise WorkloadError(
+                    f"{name} has shape {tuple(tensor.shape)} for a batch of 2 examples; axis 0 must be the batch"
+                )
+        for name, array in zip(named_outputs, output_arrays(raw), strict=True):
+            if not np.isfinite(array).all():
+                raise NotFiniteError(f"the original model's {name} is NaN or infinite on validation data")
+        if k == 0:
+            _check_metric(workload, raw, targets)
+        styles = (input_style, output_style)
+        seen_inputs.append(as_arrays(inputs))
+        seen_outputs.append(named_outputs)
+    return _structure(styles[0], seen_inputs), _structure(styles[1], seen_outputs)
+
+
+def _structure(style: str, seen: Sequence[dict[str, Any]]) -> Structure:
+    tensors = []
+    for name in seen[0]:
+        shapes = [tuple(batch[name].shape) for batch in seen]
+        if len({len(shape) for shape in shapes}) > 1:
+            raise WorkloadError(f"{name} has {shapes[0]} in one batch and {shapes[-1]} in another: axes must not come and go")
+        axes = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True)]
+        dtype = str(seen[0][name].dtype).removeprefix("torch.")
+        tensors.append(TensorSpec(name=name, dtype=dtype, shape=(None, *axes[1:])))
+    return Structure.model_validate({"style": style, "tensors": tuple(tensors)})
+
+
+def _check_metric(workload: Workload, raw: Any, targets: Any) -> None:
+    outputs = output_arrays(raw)
+    style, named = flatten(raw, "output")
+    specs = tuple(TensorSpec(name=n, dtype="float32", shape=(None,)) for n in named)
+    structure = Structure.model_validate({"style": style, "tensors": specs})
+    try:
+        score(workload, structure, [(outputs, targets, 2)])
+    except (WorkloadError, NotFiniteError):
+        raise
+    except Exception as error:
+        raise WorkloadError(f"the metric failed on a batch of 2: {type(error).__name__}: {error}") from error
+
+
+def _check_classes(workload: Workload, inputs: Structure) -> list[Problem]:
+    if workload.metric is None:
+        what = "there is no metric: accuracy means agreement with the original model"
+        return [Problem(level="warning", what=what, advice="give Workload(metric=…) to score on the task itself")]
+    return []
+
+
+def _original_score(
+    workload: Workload, model: Any, outputs: Structure, home: Path, fingerprint: str
+) -> tuple[float, bool]:
+    """Score the original model on validation, once per fingerprint; per-example scores are kept for paired comparison."""
+    import torch
+
+    if workload.metric is None:
+        return 1.0, False
+    path = scores_file(home, fingerprint)
+    if path.exists():
+        stored = np.load(path, allow_pickle=False)
+        return (float(stored.mean()), True) if stored.ndim else (float(stored), False)
+
+    def batches() -> Any:
+        for inputs, targets, real in example_batches(workload.validation(), workload.collate, SCORING_BATCH):
+            yield output_arrays(call(model, inputs)), targets, real
+
+    with torch.inference_mode():
+        scores = score(workload, outputs, batches())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, scores.per_example if scores.per_example is not None else np.float64(scores.mean))
+    temporary.replace(path)
+    return scores.mean, scores.per_example is not None
+
+
+def _exportable(
+    workload: Workload, model: Any, inputs: Structure, outputs: Structure, facts: dict[str, Any], home: Path
+) -> tuple[str | None, bool]:
+    """Return why the model cannot be exported (or None), and whether one export serves every batch size."""
+    import json
+
+    from evaluators.stages.export import export_program
+
+    shape = _ExportShape(inputs, outputs)
+
+    def make(folder: Path) -> None:
+        answer: tuple[str | None, bool] = (None, True)
+        for batch_size in (None, 2):
+            example = next(example_batches(workload.calibration(), workload.collate, 2))[0]
+            try:
+                export_program(model, example, shape, batch_size)  # type: ignore[arg-type]
+                answer = (None, batch_size is None)
+                break
+            except UnsupportedError as error:
+                answer = (str(error), False)
+        (folder / "answer.json").write_text(json.dumps(answer))
+
+    key = digest(["exportable", facts["model_digest"], inputs.to_json(), outputs.to_json(), environment()])
+    entry = StageCache(home / "cache" / "stages").get_or_make(key, make)
+    reason, dynamic = json.loads((entry.folder / "answer.json").read_text())
+    return reason, bool(dynamic)
+
+
+class _ExportShape:
+    """The part of a profile that exporting reads."""
+
+    def __init__(self, inputs: Structure, outputs: Structure) -> None:
+        self.inputs, self.outputs = inputs, outputs
+
+
+def _facts(workload: Workload, model: Any, splits: dict[str, Any], hashes: dict[str, list[str]]) -> dict[str, Any]:
+    return {
+        "model_digest": _model_digest(model),
+        "data_digests": {name: digest([len(splits[name]), values, _targets_digest(splits[name])])
+                         for name, values in hashes.items()},
+        "metric_digest": digest([source_of(workload.metric), source_of(workload.collate), source_of(workload.loss)]),
+    }  # fmt: skip
+
+
+def _targets_digest(dataset: Any) -> str:
+    step = max(1, len(dataset) // HASHED_EXAMPLES)
+    state = hashlib.sha256()
+    for i in range(0, len(dataset), step):
+        target = dataset[i][1]
+        state.update(np.ascontiguousarray(target.numpy()).tobytes() if hasattr(target, "numpy") else repr(target).encode())
+    return state.hexdigest()
+
+
+def _model_digest(model: Any) -> str:
+    """Hash weights, architecture and the source of every class that is not torch's own."""
+    import tempfile
+
+    classes = {type(layer) for layer in model.modules() if not type(layer).__module__.startswith("torch.")}
+    sources = sorted(source_of(class_) for class_ in classes)
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, layer_sizes(model), {}, Path(folder))
+        weights = hashlib.sha256((Path(folder) / "weights.safetensors").read_bytes()).hexdigest()
+    return digest([weights, repr(model), sources])
+
+
+def source_of(item: Callable[..., Any] | type | None) -> str:
+    """Return the source of a function or class, or its name where the source cannot be had."""
+    if item is None:
+        return ""
+    try:
+        return inspect.getsource(item)
+    except (OSError, TypeError):
+        return f"{getattr(item, '__module__', '')}.{getattr(item, '__qualname__', type(item).__qualname__)}"
+
+
+def _layers(model: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for layer in model.modules():
+        if next(layer.children(), None) is None:
+            counts[type(layer).__name__] = counts.get(type(layer).__name__, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _widths(model: Any) -> tuple[int, ...]:
+    import torch
+
+    found = []
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.modules.conv._ConvNd):
+            found.append(layer.out_channels)
+        elif isinstance(layer, torch.nn.Linear):
+            found.append(layer.out_features)
+    return tuple(found[:-1])
+
+

@@ -1,0 +1,152 @@
+"""Channel pruning: whole channels leave the model through Torch-Pruning's dependency graph, and shapes shrink."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from evaluators.candidate import Scalar
+from evaluators.errors import UnsupportedError
+from evaluators.parameters import Choice, Number, Parameter
+from evaluators.profile import WorkloadProfile
+from evaluators.pruners.base import Pruner
+from evaluators.structure import call, flatten
+
+_ALIGNMENTS = (8, 16, 32)
+
+
+class Channel(Pruner):
+    """Removes the channels of least group magnitude, the same share in every layer (Fang et al., DepGraph, 2023).
+
+    A first try may touch every dependency group; if the model's own code does not follow (hard-coded shapes, attention
+    heads), a second one touches only groups of convolution, linear and batch-norm layers that are no part of attention.
+    """
+
+    structure = "channel"
+    amount = Number("amount", 0.1, 0.8, 0.1, 0.5, "share of the channels of each layer that is removed")
+    parameters = (Choice("alignment", _ALIGNMENTS, 8, "channels left are a multiple of this"),)
+
+    def refuse(self, profile: WorkloadProfile) -> str | None:
+        """Something must be wide enough to lose a whole block of channels."""
+        if not profile.widths:
+            return "the model has no inner convolution or linear layer whose channels could go"
+        if max(profile.widths) <= _ALIGNMENTS[0]:
+            return f"no layer is wider than {_ALIGNMENTS[0]} channels, the smallest alignment"
+        return None
+
+    def parameters_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
+        """An alignment as wide as the widest layer removes nothing."""
+        alignment = self.parameters[0]
+        if not isinstance(alignment, Choice):
+            raise TypeError("alignment must be a choice")
+        widest = max(profile.widths, default=0)
+        fitting = [value for value in _ALIGNMENTS if value < widest] or [_ALIGNMENTS[0]]
+        return (alignment.narrowed(fitting), *super().parameters_for(profile)[1:])
+
+    def prune(self, module: Any, example: Any, amount: float, values: dict[str, Scalar]) -> dict[str, Any]:
+        """Remove channels; every surviving width is a multiple of ``alignment``."""
+        reasons: list[str] = []
+        before = _parameters(module)
+        for cautious in (False, True):
+            trial = copy.deepcopy(module)
+            try:
+                history = _prune(trial, example, amount, int(values["alignment"]), cautious)
+                problem = _broken(module, trial, example)
+            except UnsupportedError:
+                raise
+            except Exception as error:  # Torch-Pruning's tracing fails in many ways; each is a property of the model
+                problem = f"{type(error).__name__}: {error}"
+            if problem is None:
+                after = _parameters(trial)
+                if after >= before:
+                    raise UnsupportedError(
+                        f"removing {amount:.0%} of the channels at alignment {values['alignment']} removes nothing"
+                    )
+                module.__dict__.update(trial.__dict__)
+                return {"structure": self.structure, "removed": history, "parameters": [before, after]}
+            reasons.append(problem)
+        raise UnsupportedError(f"the model does not follow when channels are removed: {reasons[-1]}")
+
+
+def _parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _prune(module: Any, example: Any, amount: float, alignment: int, cautious: bool) -> list[list[Any]]:
+    """Prune in place and return the history: ``[layer name, whether output channels, indices]``."""
+    import torch_pruning as pruning
+
+    module.requires_grad_(True)
+    arguments = tuple(example.values()) if isinstance(example, dict) else example
+    keyword = {"forward_fn": lambda model, _: call(model, example)}
+    pruner = pruning.pruner.MetaPruner(
+        module,
+        arguments,
+        importance=pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=amount,
+        round_to=alignment,
+        ignored_layers=_fixed_layers(module, example),
+        **keyword,
+    )
+    for group in pruner.step(interactive=True):
+        if not cautious or _plain(group):
+            group.prune()
+    history = [[name, bool(is_out), [int(i) for i in indices]] for name, is_out, indices in pruner.DG.pruning_history()]
+    module.requires_grad_(False)
+    return history
+
+
+def _plain(group: Any) -> bool:
+    """Whether a dependency group holds only layers whose widths nobody hard-codes."""
+    import torch
+
+    plain = (torch.nn.modules.conv._ConvNd, torch.nn.Linear, torch.nn.modules.batchnorm._BatchNorm, torch.nn.PReLU)
+    for dependency, _ in group:
+        target = dependency.target.module
+        operation = type(target).__name__
+        if isinstance(target, plain) or operation == "_ElementWiseOp":
+            continue
+        return False
+    producers = [dep for dep, _ in group if dep.target.type is not None and "out" in str(dep.handler.__name__)]
+    return sum(isinstance(dep.target.module, torch.nn.Linear) for dep in producers) <= 1
+
+
+def _fixed_layers(module: Any, example: Any) -> list[Any]:
+    """Return the layers that make the model's outputs: their widths are the task's, not ours."""
+    import torch
+
+    wanted = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
+    seen: list[tuple[Any, int]] = []
+
+    def remember(layer: Any, _: Any, output: Any) -> None:
+        seen.append((layer, output.shape[-1 if isinstance(layer, torch.nn.Linear) else 1]))
+
+    hooks = [layer.register_forward_hook(remember) for layer in module.modules() if isinstance(layer, wanted)]
+    try:
+        with torch.no_grad():
+            outputs = call(module, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    fixed = []
+    for tensor in flatten(outputs, "output")[1].values():
+        widths = set(tensor.shape[1:])
+        matching = [layer for layer, width in seen if width in widths]
+        fixed += matching[-1:] or [layer for layer, _ in seen[-1:]]
+    return fixed
+
+
+def _broken(original: Any, pruned: Any, example: Any) -> str | None:
+    """Return why the pruned model no longer runs or answers in other shapes, or None."""
+    import torch
+
+    with torch.no_grad():
+        wanted = flatten(call(original, example), "output")[1]
+        try:
+            found = flatten(call(pruned.eval(), example), "output")[1]
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            return f"{name} has shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+    return None

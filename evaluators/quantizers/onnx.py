@@ -1,0 +1,183 @@
+"""Quantizers in the ONNX form: ``model.onnx`` as float, with dynamic int8 and with static int8."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from evaluators.candidate import Scalar
+from evaluators.errors import UnsupportedError
+from evaluators.libraries import converting
+from evaluators.parameters import Choice, Parameter
+from evaluators.profile import WorkloadProfile
+from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.traits import convolutional, saturates, transformer
+from evaluators.source import SourceModel
+from evaluators.stages.export import positional
+from evaluators.target import Target
+
+MODEL = "model.onnx"
+_BACKENDS = ("onnxruntime",)
+_COMPUTE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_MOST_EXAMPLES = {"minmax": 256, "percentile": 128, "entropy": 128}  # histograms cost more time per example
+
+_PER_CHANNEL = Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor")
+_REDUCE_RANGE = Choice(
+    "reduce_range", (True, False), True, "weights in 7 bits, for processors whose 8-bit products saturate"
+)
+
+
+class OnnxFloat32(Quantizer):
+    """The float model as it was exported."""
+
+    scheme: ClassVar[str] = "fp32"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        shutil.copyfile(source.onnx(), folder / MODEL)
+
+
+class OnnxDynamicInt8(Quantizer):
+    """int8 weights; activations are quantized at every call. Needs no calibration."""
+
+    scheme: ClassVar[str] = "dynamic_int8"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        _PER_CHANNEL,
+        Choice("weight_type", ("qint8", "quint8"), "qint8", "signed weights suit matrix products, unsigned ones convolutions"),
+        _REDUCE_RANGE,
+    )
+
+    def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
+        per_channel, weight_type, reduce_range = self.parameters
+        if convolutional(profile) and isinstance(weight_type, Choice):
+            weight_type = replace(weight_type, default="quint8")
+        return (per_channel, weight_type, *((reduce_range,) if saturates(target) else ()))
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model dynamically"):
+            quantize_dynamic(
+                _prepared(source, Path(scratch)),
+                str(folder / MODEL),
+                per_channel=bool(values["per_channel"]),
+                reduce_range=bool(values.get("reduce_range", False)),
+                weight_type=QuantType.QUInt8 if values["weight_type"] == "quint8" else QuantType.QInt8,
+            )
+        _require_quantized(folder / MODEL)
+
+
+class OnnxStaticInt8(Quantizer):
+    """int8 weights and activations; the ranges of the activations come from calibration data."""
+
+    scheme: ClassVar[str] = "static_int8"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Choice("calibration", ("minmax", "entropy", "percentile"), "minmax", "how an activation's range is chosen"),
+        _PER_CHANNEL,
+        Choice("activation_type", ("quint8", "qint8"), "quint8", "x86 kernels are fast for unsigned, ARM's for signed"),
+        Choice("format", ("qdq", "qoperator"), "qdq", "how quantized operators are written, which decides what is fused"),
+        Choice("operators", ("all", "compute"), "all", "what runs in int8: all that can, or only matrix products and convolutions"),
+        _REDUCE_RANGE,
+    )
+
+    def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
+        kept: list[Parameter] = []
+        for parameter in self.parameters:
+            if parameter.name == "reduce_range" and not saturates(target):
+                continue
+            if parameter.name == "operators" and transformer(profile):
+                # Normalization, softmax and masks of -inf in int8 leave nothing of the result.
+                parameter = Choice(parameter.name, ("compute",), "compute", parameter.description)
+            elif parameter.name == "activation_type" and target.has("neon") and isinstance(parameter, Choice):
+                parameter = replace(parameter, default="qint8")
+            kept.append(parameter)
+        return tuple(kept)
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+        calibration = str(values["calibration"])
+        methods = {
+            "minmax": CalibrationMethod.MinMax,
+            "entropy": CalibrationMethod.Entropy,
+            "percentile": CalibrationMethod.Percentile,
+        }
+        batches = _feeds(source, _MOST_EXAMPLES[calibration])
+        with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model statically"):
+            quantize_static(
+                _prepared(source, Path(scratch)),
+                str(folder / MODEL),
+                _reader(batches),
+                quant_format=QuantFormat.QOperator if values["format"] == "qoperator" else QuantFormat.QDQ,
+                op_types_to_quantize=list(_COMPUTE) if values["operators"] == "compute" else None,
+                per_channel=bool(values["per_channel"]),
+                reduce_range=bool(values.get("reduce_range", False)),
+                activation_type=QuantType.QInt8 if values["activation_type"] == "qint8" else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=methods[calibration],
+                extra_options={
+                    "CalibStridedMinMax": 1,  # one batch in memory at a time; also lets their shapes differ
+                    "CalibTensorRangeSymmetric": False,
+                    "CalibPercentile": 99.99,
+                },
+            )
+        _require_quantized(folder / MODEL)
+
+
+def _prepared(source: SourceModel, scratch: Path) -> str:
+    """Write the float model with its shapes inferred and its operators fused, as onnxruntime's quantizers want it."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    path = scratch / "prepared.onnx"
+    quant_pre_process(str(source.onnx()), str(path), skip_symbolic_shape=True)  # symbolic inference fails on SDPA's masks
+    return str(path)
+
+
+def _feeds(source: SourceModel, limit: int) -> list[dict[str, np.ndarray]]:
+    """Return the calibration batches as the runtime takes them."""
+    inputs = source.profile.inputs
+    return [
+        dict(zip(inputs.names, (np.asarray(tensor) for tensor in positional(batch, inputs)), strict=True))
+        for batch in source.calibration(limit=limit)
+    ]
+
+
+def _reader(batches: Sequence[dict[str, np.ndarray]]) -> Any:
+    """Return what onnxruntime reads calibration batches from."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.set_range(0, len(batches))
+
+        def __len__(self) -> int:
+            return len(batches)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._left = iter(batches[start_index:end_index])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._left, None)
+
+    return Reader()
+
+
+def _require_quantized(path: Path) -> None:
+    """Refuse a result in which nothing was quantized.
+
+    Raises:
+        UnsupportedError: no operator of the graph is a quantized one.
+    """
+    import onnx
+
+    operators = {node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node}
+    if not any(name.startswith(("QLinear", "Quantize", "DynamicQuantize")) or name.endswith("Integer") for name in operators):
+        raise UnsupportedError("onnxruntime found no operator in the model that it can quantize")

@@ -1,0 +1,30 @@
+"""What quantizers want to know of a model or a processor before they choose their knobs."""
+
+from __future__ import annotations
+
+from evaluators.profile import WorkloadProfile
+from evaluators.target import Target
+
+_RECURRENT = ("LSTM", "GRU", "LSTMCell", "GRUCell", "RNNCell")
+_ATTENTION_LIKE = ("LayerNorm", "RMSNorm", "MultiheadAttention", "Attention")
+
+
+def convolutional(profile: WorkloadProfile) -> bool:
+    """Whether the model has convolutions."""
+    return any(name.startswith(("Conv", "LazyConv")) for name in profile.layers)
+
+
+def transformer(profile: WorkloadProfile) -> bool:
+    """Whether the model looks like a transformer: linear layers between layer normalizations."""
+    return any(name.endswith(_ATTENTION_LIKE) for name in profile.layers) and "Linear" in profile.layers
+
+
+def linear_or_recurrent(profile: WorkloadProfile) -> bool:
+    """Whether the model has layers whose weights are one or a few matrices."""
+    return any(name in (*_RECURRENT, "Linear") for name in profile.layers)
+
+
+def saturates(target: Target) -> bool:
+    """Whether pairs of 8-bit products overflow the processor's 16-bit sums, as on x86 before VNNI."""
+    x86 = target.has("avx2") or "x86" in target.system.lower() or "amd64" in target.system.lower()
+    return x86 and not any(target.has(feature) for feature in ("avx512_vnni", "avx_vnni", "amx_int8"))

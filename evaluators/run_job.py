@@ -1,0 +1,66 @@
+"""Run one job in this process and answer with a value: what a sandbox child does."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+from evaluators.errors import IntegrityError, NotFiniteError, ParityError, UnsupportedError, WorkloadError
+from evaluators.jobs import Job, JobResult, MeasureJob, PrepareJob
+from evaluators.outcome import Failure, FailureKind, Outcome
+from evaluators.profile import Problem
+from evaluators.stages.clock import StageClock
+
+_KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
+    (MemoryError, FailureKind.OUT_OF_MEMORY),
+    (NotFiniteError, FailureKind.NOT_FINITE),
+    (ParityError, FailureKind.PARITY),
+    (UnsupportedError, FailureKind.UNSUPPORTED),
+)
+
+_ALLOCATION = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "out of memory")
+
+
+def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
+    """Run ``job``; what goes wrong inside it comes back as a typed failed outcome.
+
+    A workload that breaks its contract is the user's to mend: a profile job answers with the problems instead.
+    """
+    clock = StageClock(report_stage)
+    try:
+        if isinstance(job, PrepareJob):
+            from evaluators.stages.prepare import prepare
+
+            return JobResult(prepared=prepare(job, clock))
+        if isinstance(job, MeasureJob):
+            from evaluators.stages.measure import measure
+
+            return JobResult(outcome=measure(job, clock))
+        from evaluators.profiling import profile_workload
+
+        return profile_workload(job, clock)
+    except WorkloadError as error:
+        if job.job == "profile":
+            return JobResult(problems=(Problem(level="error", what=str(error)),))
+        return _failed(error, FailureKind.ERROR, clock)
+    except Exception as error:
+        return _failed(error, kind_of(error), clock)
+
+
+def kind_of(error: BaseException) -> FailureKind:
+    """Type an exception; running out of memory hides behind many of them."""
+    if any(text in str(error) for text in _ALLOCATION):
+        return FailureKind.OUT_OF_MEMORY
+    return next((kind for type_, kind in _KINDS if isinstance(error, type_)), FailureKind.ERROR)
+
+
+def _failed(error: Exception, kind: FailureKind, clock: StageClock) -> JobResult:
+    text = " ".join(str(error).split()) or type(error).__name__
+    named = isinstance(error, NotFiniteError | ParityError | UnsupportedError | WorkloadError | IntegrityError)
+    failure = Failure(
+        kind=kind,
+        stage=clock.current,
+        reason=(text if named else f"{type(error).__name__}: {text}")[:500],
+        details=traceback.format_exc()[-4000:],
+    )
+    return JobResult(outcome=Outcome(kind="failed", failure=failure, stage_seconds=clock.seconds))

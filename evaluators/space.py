@@ -1,0 +1,280 @@
+"""Space: the candidates that are legal for a workload on its target, derived from what each part declares.
+
+The space is a tree of choices: one walk over it serves sampling, enumeration, counting and reading a candidate back,
+so no two of them can disagree, and a knob that makes no difference to a candidate is never asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evaluators import registry
+from evaluators.backends.base import Backend
+from evaluators.candidate import Candidate, Pruning, Quantization, Runtime, Scalar
+from evaluators.errors import IllegalCandidateError, UsageError
+from evaluators.frozen import Frozen
+from evaluators.parameters import Choice, Number, Parameter, defaults
+from evaluators.profile import WorkloadProfile
+from evaluators.pruners.base import Pruner
+from evaluators.quantizers.base import Quantizer
+from evaluators.target import Target
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+NO_PRUNING = "none"
+
+Chooser = Callable[[str, Parameter], Scalar]
+
+
+class Exclusion(Frozen):
+    """What was left out of the space, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """The legal candidates of one workload on one target. Build it with ``derive_space``.
+
+    Attributes:
+        schemes: the quantizers by backend and scheme, in the order in which they are offered.
+        knobs: the parameters of each (backend, scheme).
+        options: the runtime options of each backend.
+        pruners: the pruners by structure; ``pruner_knobs`` their parameters.
+    """
+
+    target: Target
+    schemes: dict[str, tuple[str, ...]]
+    knobs: dict[tuple[str, str], tuple[Parameter, ...]]
+    options: dict[str, tuple[Parameter, ...]]
+    amounts: dict[str, Number]
+    pruner_knobs: dict[str, tuple[Parameter, ...]]
+    batch_sizes: tuple[int, ...]
+    threads: tuple[int, ...]
+    exclusions: tuple[Exclusion, ...] = field(default=())
+
+    def walk(self, choose: Chooser) -> Candidate:
+        """Build a candidate by asking ``choose(name, parameter)`` for each choice that makes a difference."""
+
+        def ask(name: str, parameter: Parameter) -> Scalar:
+            return parameter.values[0] if len(parameter.values) == 1 else choose(name, parameter)
+
+        def ask_all(prefix: str, parameters: Sequence[Parameter]) -> dict[str, Any]:
+            return {parameter.name: ask(f"{prefix}.{parameter.name}", parameter) for parameter in parameters}
+
+        backend = str(ask("backend", _choice("backend", tuple(self.schemes))))
+        scheme = str(ask(f"{backend}.scheme", _choice("scheme", self.schemes[backend])))
+        quantization = Quantization(scheme=scheme, **ask_all(f"{backend}.{scheme}", self.knobs[backend, scheme]))
+        structure = str(ask("pruning", _choice("pruning", (NO_PRUNING, *self.amounts))))
+        pruning = Pruning()
+        if structure != NO_PRUNING:
+            amount = float(ask(f"{structure}.amount", self.amounts[structure]))
+            knobs = ask_all(structure, self.pruner_knobs[structure])
+            pruning = Pruning(structure=structure, amount=amount, **knobs)
+        batch_size = int(ask("batch_size", _choice("batch_size", self.batch_sizes)))
+        threads = int(ask("threads", _choice("threads", self.threads)))
+        runtime = Runtime(threads=threads, **ask_all(backend, self.options[backend]))
+        return Candidate(target=self.target.name, backend=backend, quantization=quantization, pruning=pruning,
+                         batch_size=batch_size, runtime=runtime)  # fmt: skip
+
+    def choices_of(self, candidate: Candidate) -> dict[str, Scalar]:
+        """Return the choices that lead to ``candidate``, by name: what ``walk`` would have been told.
+
+        Raises:
+            IllegalCandidateError: the candidate is not in the space; the message says why.
+        """
+        choices: dict[str, Scalar] = {}
+
+        def read(name: str, parameter: Parameter) -> Scalar:
+            value = _read(candidate, name)
+            if value not in parameter.values:
+                raise IllegalCandidateError(
+                    f"{candidate.label()}: {name} is {value!r}, it must be one of {list(parameter.values)}"
+                )
+            choices[name] = value
+            return value
+
+        if (built := self.walk(read)) != candidate:
+            raise IllegalCandidateError(
+                f"{candidate.canonical} is not in the space; the nearest candidate that is: {built.canonical}"
+            )
+        return choices
+
+    def recipe(self, backend: str, scheme: str, batch_size: int, threads: int | None = None, **pruning: Any) -> Candidate:
+        """Return the known-good candidate of a backend and scheme: every knob at its default."""
+        return Candidate(
+            target=self.target.name,
+            backend=backend,
+            quantization=Quantization(scheme=scheme, **defaults(self.knobs[backend, scheme])),
+            pruning=Pruning(**pruning),
+            batch_size=batch_size,
+            runtime=Runtime(threads=threads or self.threads[0], **defaults(self.options[backend])),
+        )
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Yield every candidate of the space once, depth first."""
+        prefix: list[int] = []
+        while True:
+            path: list[tuple[int, int]] = []
+
+            def choose(_: str, parameter: Parameter) -> Scalar:
+                depth = len(path)  # noqa: B023
+                position = prefix[depth] if depth < len(prefix) else 0
+                path.append((position, len(parameter.values)))  # noqa: B023
+                return parameter.values[position]
+
+            yield self.walk(choose)
+            while path and path[-1][0] + 1 == path[-1][1]:
+                path.pop()
+            if not path:
+                return
+            prefix = [position for position, _ in path[:-1]] + [path[-1][0] + 1]
+
+    @property
+    def size(self) -> int:
+        """The number of candidates."""
+        quantizations = sum(
+            _product(self.knobs[backend, scheme]) * _product(self.options[backend])
+            for backend, schemes in self.schemes.items() for scheme in schemes
+        )  # fmt: skip
+        prunings = 1 + sum(len(self.amounts[s].values) * _product(self.pruner_knobs[s]) for s in self.amounts)
+        return quantizations * prunings * len(self.batch_sizes) * len(self.threads)
+
+    def dimensions(self) -> list[tuple[str, Parameter]]:
+        """Return every choice of the tree by name, those with a single value included."""
+        found: list[tuple[str, Parameter]] = [("backend", _choice("backend", tuple(self.schemes)))]
+        for backend, schemes in self.schemes.items():
+            found.append((f"{backend}.scheme", _choice("scheme", schemes)))
+            for scheme in schemes:
+                found += [(f"{backend}.{scheme}.{knob.name}", knob) for knob in self.knobs[backend, scheme]]
+            found += [(f"{backend}.{option.name}", option) for option in self.options[backend]]
+        found.append(("pruning", _choice("pruning", (NO_PRUNING, *self.amounts))))
+        for structure, amount in self.amounts.items():
+            found.append((f"{structure}.amount", amount))
+            found += [(f"{structure}.{knob.name}", knob) for knob in self.pruner_knobs[structure]]
+        found.append(("batch_size", _choice("batch_size", self.batch_sizes)))
+        found.append(("threads", _choice("threads", self.threads)))
+        return found
+
+
+def derive_space(
+    profile: WorkloadProfile,
+    target: Target,
+    *,
+    only_backends: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
+    threads: int | None = None,
+) -> Space:
+    """Derive the space from what is declared, what is installed and what the workload's model allows.
+
+    Raises:
+        UsageError: a backend that was asked for is unknown or cannot run here, or nothing is left.
+    """
+    exclusions: list[Exclusion] = []
+    schemes: dict[str, tuple[str, ...]] = {}
+    knobs: dict[tuple[str, str], tuple[Parameter, ...]] = {}
+    options: dict[str, tuple[Parameter, ...]] = {}
+    for name in only_backends:
+        registry.backend(name)
+    for name, backend in registry.backends().items():
+        if only_backends and name not in only_backends:
+            continue
+        if (why := backend.unusable(target) or backend.refuse(profile)) is not None:
+            if only_backends:
+                raise UsageError(f"backend {name} was asked for but cannot be used: {why}")
+            exclusions.append(Exclusion(what=name, why=why))
+            continue
+        legal = _legal_schemes(name, profile, target, exclusions)
+        if not legal:
+            exclusions.append(Exclusion(what=name, why="no scheme is left"))
+            continue
+        schemes[name] = tuple(legal)
+        options[name] = backend.options_for(profile, target)
+        knobs |= {(name, scheme): quantizer.parameters_for(profile, target) for scheme, quantizer in legal.items()}
+    if not schemes:
+        raise UsageError("no backend is left: " + "; ".join(f"{item.what}: {item.why}" for item in exclusions))
+    pruners = _legal_pruners(profile, exclusions)
+    return Space(
+        target=target,
+        schemes=schemes,
+        knobs=knobs,
+        options=options,
+        amounts={structure: pruner.amount for structure, pruner in pruners.items()},
+        pruner_knobs={structure: pruner.parameters_for(profile) for structure, pruner in pruners.items()},
+        batch_sizes=tuple(batch_sizes) or BATCH_SIZES,
+        threads=(threads,) if threads else thread_counts(target.cores),
+        exclusions=tuple(exclusions),
+    )
+
+
+def thread_counts(cores: int) -> tuple[int, ...]:
+    """Return the powers of two up to ``cores``, and ``cores`` itself."""
+    counts = [1]
+    while counts[-1] * 2 <= cores:
+        counts.append(counts[-1] * 2)
+    return tuple(sorted({*counts, cores}))
+
+
+def usable_backends(target: Target) -> dict[str, Backend]:
+    """Return the backends that can run on ``target``."""
+    return {name: backend for name, backend in registry.backends().items() if backend.unusable(target) is None}
+
+
+def _legal_schemes(
+    backend: str, profile: WorkloadProfile, target: Target, exclusions: list[Exclusion]
+) -> dict[str, Quantizer]:
+    legal = {}
+    for (name, scheme), quantizer in registry.quantizers().items():
+        if name != backend:
+            continue
+        if (why := quantizer.refuse(profile, target)) is not None:
+            exclusions.append(Exclusion(what=f"{backend} {scheme}", why=why))
+        else:
+            legal[scheme] = quantizer
+    return dict(sorted(legal.items(), key=lambda item: _SCHEME_ORDER.get(item[0], 9)))
+
+
+_SCHEME_ORDER = {"fp32": 0, "static_int8": 1, "dynamic_int8": 2, "bf16": 3}
+
+
+def _legal_pruners(profile: WorkloadProfile, exclusions: list[Exclusion]) -> dict[str, Pruner]:
+    legal = {}
+    for structure, pruner in registry.pruners().items():
+        if (why := pruner.refuse(profile)) is not None:
+            exclusions.append(Exclusion(what=f"{structure} pruning", why=why))
+        else:
+            legal[structure] = pruner
+    return legal
+
+
+def _choice(name: str, values: Sequence[Scalar]) -> Choice:
+    return Choice(name, tuple(values), values[0], "")
+
+
+def _product(parameters: Sequence[Parameter]) -> int:
+    count = 1
+    for parameter in parameters:
+        count *= len(parameter.values)
+    return count
+
+
+def _read(candidate: Candidate, name: str) -> Scalar:
+    """Return the value of a choice, by its name in the tree, from a candidate."""
+    plain: dict[str, Scalar] = {
+        "backend": candidate.backend,
+        "pruning": candidate.pruning.structure,
+        "batch_size": candidate.batch_size,
+        "threads": candidate.runtime.threads,
+        f"{candidate.backend}.scheme": candidate.quantization.scheme,
+        f"{candidate.pruning.structure}.amount": candidate.pruning.amount,
+        f"{candidate.pruning.structure}.recovery_steps": candidate.pruning.recovery_steps,
+    }
+    plain |= {f"{candidate.pruning.structure}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
+    plain |= {f"{candidate.backend}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
+    prefix = f"{candidate.backend}.{candidate.quantization.scheme}"
+    plain |= {f"{prefix}.{knob}": value for knob, value in candidate.quantization.knobs.items()}
+    if name not in plain:
+        raise IllegalCandidateError(f"{candidate.label()} has no value for {name}")
+    return plain[name]

@@ -1,0 +1,28 @@
+"""StageClock: times the stages of a trial and tells the supervisor which one is running."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class StageClock:
+    """Seconds by stage, which stages were answered from the cache, and which stage runs now."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self.seconds: dict[str, float] = {}
+        self.cached: list[str] = []
+        self.current = "start"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block as stage ``name``."""
+        self.current = name
+        self._report(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

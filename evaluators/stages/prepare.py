@@ -1,0 +1,203 @@
+"""The first half of a trial: prune → recover → quantize → build. Its result is a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from evaluators.batching import collated
+from evaluators.bundle import read_manifest, write_manifest
+from evaluators.cache import ENTRY, Entry, StageCache
+from evaluators.candidate import Candidate
+from evaluators.errors import UnsupportedError
+from evaluators.frozen import digest
+from evaluators.jobs import PrepareJob, Prepared
+from evaluators.profile import WorkloadProfile
+from evaluators.registry import backend as find_backend
+from evaluators.registry import pruners, quantizers
+from evaluators.stages.clock import StageClock
+from evaluators.stages.reference import reference_outputs
+from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
+from evaluators.stages.source import StagedSource
+from evaluators.target import environment, probe_target
+from evaluators.workload import Workload, load_workload
+
+
+def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
+    """Make the bundle of ``job.candidate``; every stage is answered from the cache where its content was made before.
+
+    Raises:
+        UnsupportedError: the candidate cannot be made of this model.
+    """
+    import torch
+
+    home = Path(job.home)
+    cache = StageCache(home / "cache" / "stages")
+    candidate, profile = job.candidate, job.profile
+    workload = load_workload(profile.reference)
+    torch.set_num_threads(probe_target().cores)
+    torch.manual_seed(job.seed)
+    with clock.stage("prune"):
+        weights = _pruned(workload, profile, candidate, cache, clock)
+    with clock.stage("recover"):
+        weights = _recovered(workload, profile, candidate, weights, cache, clock, job.seed)
+    source = StagedSource(workload, profile, weights, cache, candidate.batch_size)
+    with clock.stage("quantize"):
+        quantized = _quantized(source, candidate, cache, clock)
+    with clock.stage("build"):
+        bundle = _built(source, quantized, candidate, cache, clock, home)
+    with clock.stage("reference"):
+        reference_outputs(workload, profile, candidate.batch_size, cache)
+    return Prepared(bundle=str(bundle), stage_seconds=clock.seconds, cached_stages=tuple(clock.cached))
+
+
+def _noted(entry: Entry, stage: str, clock: StageClock) -> Entry:
+    if entry.hit:
+        clock.cached.append(stage)
+    return entry
+
+
+def _pruned(
+    workload: Workload, profile: WorkloadProfile, candidate: Candidate, cache: StageCache, clock: StageClock
+) -> Entry:
+    pruning = candidate.pruning
+
+    def make(folder: Path) -> None:
+        module = build_model(workload)
+        sizes = layer_sizes(module)
+        plan: dict[str, Any] = {"structure": "none"}
+        if pruning.structure != "none":
+            examples = workload.calibration()
+            example = collated([examples[i % len(examples)] for i in range(2)], workload.collate)[0]
+            plan = pruners()[pruning.structure].prune(module, example, pruning.amount, pruning.knobs)
+        save_model(module, sizes, plan, folder)
+
+    recipe = [pruning.structure, pruning.amount, pruning.knobs]
+    key = digest(["prune", profile.model_digest, profile.data_digests["calibration"], recipe, _versions("torch-pruning")])
+    return _noted(cache.get_or_make(key, make), "prune", clock)
+
+
+def _recovered(
+    workload: Workload, profile: WorkloadProfile, candidate: Candidate, pruned: Entry, cache: StageCache,
+    clock: StageClock, seed: int,
+) -> Entry:  # fmt: skip
+    steps = candidate.pruning.recovery_steps
+    if not steps:
+        return pruned
+
+    def make(folder: Path) -> None:
+        from evaluators.stages.recover import distil
+
+        teacher = build_model(workload)
+        student = restore_module(workload, pruned.folder)
+        distil(student, teacher, workload, steps, seed)
+        plan = json.loads((pruned.folder / "plan.json").read_text())
+        save_model(student, layer_sizes(teacher), plan, folder)
+
+    data = profile.data_digests.get("train", profile.data_digests["calibration"])
+    key = digest(["recover", pruned.digest, profile.model_digest, profile.metric_digest, data, steps, seed, _versions()])
+    return _noted(cache.get_or_make(key, make), "recover", clock)
+
+
+def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, clock: StageClock) -> Entry:
+    quantization = candidate.quantization
+    quantizer = quantizers().get((candidate.backend, quantization.scheme))
+    if quantizer is None:
+        raise UnsupportedError(f"{candidate.backend} has no scheme {quantization.scheme!r}")
+
+    def make(folder: Path) -> None:
+        quantizer.quantize(source, quantization.knobs, folder)
+
+    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, list(probe_target().features)]
+    data = [source.profile.data_digests["calibration"], source.profile.inputs.to_json()]
+    versions = _versions(*quantizer.requires, *find_backend(candidate.backend).requires)
+    key = digest(["quantize", source.digest, source.profile.model_digest, facts, data, versions])
+    return _noted(cache.get_or_make(key, make), "quantize", clock)
+
+
+def _built(
+    source: StagedSource, quantized: Entry, candidate: Candidate, cache: StageCache, clock: StageClock, home: Path
+) -> Path:
+    import torch
+
+    backend = find_backend(candidate.backend)
+
+    def make(folder: Path) -> None:
+        if backend.threads_at_build:
+            torch.set_num_threads(candidate.runtime.threads)
+        backend.build(quantized.folder, folder, source, candidate)
+        module = source.module()
+        counts = {"parameters": _parameters(module), "flops": count_flops(module, source.example(1))}
+        (folder / "counts.json").write_text(json.dumps(counts))
+
+    threads = candidate.runtime.threads if backend.threads_at_build else None
+    facts = [backend.name, candidate.quantization.to_json(), candidate.batch_size, threads]
+    versions = _versions(*backend.requires)
+    key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
+                  probe_target().fingerprint])  # fmt: skip
+    entry = _noted(cache.get_or_make(key, make), "build", clock)
+    return _assembled(entry, source.profile, candidate, home / "bundles" / candidate.backend, versions)
+
+
+def _assembled(
+    entry: Entry, profile: WorkloadProfile, candidate: Candidate, bundles: Path, versions: dict[str, str]
+) -> Path:
+    """Make the bundle's folder: the built files, linked, and the manifest. An intact bundle is left as it is."""
+    bundle = bundles / f"{candidate.hash}-{entry.digest[:12]}"
+    if bundle.exists():
+        try:
+            read_manifest(bundle)
+            return bundle
+        except Exception:
+            shutil.rmtree(bundle)
+    bundles.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=bundles))
+    try:
+        counts = json.loads((entry.folder / "counts.json").read_text())
+        for path in entry.folder.rglob("*"):
+            name = path.relative_to(entry.folder)
+            if path.is_file() and name.as_posix() not in (ENTRY, "counts.json"):
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(path, temporary / name)
+        write_manifest(
+            temporary, candidate=candidate, workload=profile.reference, inputs=profile.inputs, outputs=profile.outputs,
+            environment=versions, target_fingerprint=probe_target().fingerprint, **counts,
+        )  # fmt: skip
+        temporary.rename(bundle)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return bundle
+
+
+def _link(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)
+
+
+def _parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_flops(module: Any, example: Any) -> int | None:
+    """Return the floating-point operations of one example (a multiply-add counts as two), or None if not countable."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from evaluators.structure import call
+
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call(module, example)
+        return int(counter.get_total_flops())
+    except (RuntimeError, NotImplementedError, AssertionError):
+        return None
+
+
+def _versions(*distributions: str) -> dict[str, str]:
+    return environment("safetensors", *distributions)

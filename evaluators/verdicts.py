@@ -1,0 +1,61 @@
+"""Verdicts: one judgement per constraint from a value and its interval, as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evaluators.outcome import Constraint, Evidence, Interval, Verdict
+
+ACCURACY_SCALE = 0.01
+
+
+def scale_of(constraint: Constraint) -> float:
+    """Return the unit in which a violation is counted: the limit itself, or one point of accuracy."""
+    if constraint.metric in ("accuracy", "accuracy_drop"):
+        return ACCURACY_SCALE
+    return abs(constraint.limit) or 1.0
+
+
+def violation_of(constraint: Constraint, value: float) -> float:
+    """Return ``(value - limit) / scale``: above 0 outside the limit."""
+    excess = value - constraint.limit if constraint.max is not None else constraint.limit - value
+    return excess / scale_of(constraint)
+
+
+def judge(constraint: Constraint, value: float, interval: Interval | None) -> Verdict:
+    """Pass or fail where the whole interval agrees with the value, undecided where it straddles the limit."""
+    violation = violation_of(constraint, value)
+    ends = [violation_of(constraint, end) for end in interval or (value, value)]
+    if max(ends) <= 0 and violation <= 0:
+        status = "pass"
+    elif min(ends) > 0 and violation > 0:
+        status = "fail"
+    else:
+        status = "undecided"
+    return Verdict.model_validate(
+        {"constraint": constraint, "status": status, "value": value, "interval": interval, "violation": violation}
+    )
+
+
+def judge_all(constraints: Iterable[Constraint], evidence: Evidence) -> tuple[Verdict, ...]:
+    """Judge every constraint that the evidence can answer, in the order given."""
+    verdicts = []
+    for constraint in constraints:
+        found = measured(constraint.metric, evidence)
+        if found is not None:
+            verdicts.append(judge(constraint, *found))
+    return tuple(verdicts)
+
+
+def measured(metric: str, evidence: Evidence) -> tuple[float, Interval | None] | None:
+    """Return the value and interval of a metric, or None if it was not measured."""
+    latency, accuracy = evidence.latency, evidence.accuracy
+    if metric.startswith("latency_"):
+        return None if latency is None else (latency.value, latency.ci95)
+    if metric == "accuracy_drop":
+        return None if accuracy is None else (accuracy.drop, accuracy.drop_ci95)
+    if metric == "accuracy":
+        return None if accuracy is None else (accuracy.accuracy, accuracy.ci95)
+    if metric == "size_bytes":
+        return None if evidence.size_bytes is None else (float(evidence.size_bytes), None)
+    raise ValueError(f"no evidence carries a metric named {metric!r}")

@@ -1,0 +1,71 @@
+"""The app: its commands in the order in which a user meets them, each with worked examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from search.cli import before, results, running, ui
+from search.cli.output import Reply
+
+EXIT_CODES = (
+    "Exit codes: 0 a feasible model was found; 1 internal error; 2 bad usage or config; 3 infrastructure; "
+    "4 nothing feasible (the nearest are shown); 5 integrity; 130 interrupted (paretune resume goes on)."
+)
+
+app = typer.Typer(
+    add_completion=False,
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"Start with: paretune doctor\n\n{EXIT_CODES}",
+)
+
+
+@app.callback()
+def paretune(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", metavar="", help="print the version")] = False,
+) -> None:
+    """Searches quantization, pruning, batch size and backend jointly for the models that nothing else beats."""
+    if version:
+        from importlib import metadata
+
+        typer.echo(f"paretune {metadata.version('paretune')}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+WORKLOAD = "workload.py:workload"
+COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
+    (before.doctor, "paretune doctor\n\nparetune doctor --json | jq '.backends'"),
+    (
+        before.check,
+        f"paretune check {WORKLOAD}\n\nExit code 0: it can be searched; 2: it breaks the contract.",
+    ),
+    (before.space, f"paretune space {WORKLOAD}\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8"),
+    (
+        running.search,
+        f"paretune search {WORKLOAD} --latency-budget 5ms --max-accuracy-drop 0.01\n\n"
+        f"paretune search {WORKLOAD} --objective latency --batch-size 1 --threads 1 --trials 40\n\n"
+        "paretune search --config search.yaml --timeout 10m --json | jq '.best'\n\n"
+        f"Settings: flag, then environment (PARETUNE_LATENCY_BUDGET, …), then --config, then default. {EXIT_CODES}",
+    ),
+    (results.status, "paretune status\n\nparetune status latest --json | jq '.status'"),
+    (results.trials, "paretune trials latest\n\nparetune trials latest --json | jq '.trials\\[] | select(.feasible)'"),
+    (results.front, "paretune front latest\n\nparetune front latest --json | jq '.front\\[0].bundle'"),
+    (results.report, "paretune report latest\n\nparetune report latest --output front.html"),
+    (running.resume, "paretune resume latest"),
+    (running.cancel, "paretune cancel latest"),
+    (
+        running.reproduce,
+        "paretune reproduce latest 7\n\nExit code 0: measured and within the limits; 4: rejected or failed once more.",
+    ),
+    (ui.ui, "paretune ui latest\n\nparetune ui latest --port 5001\n\nparetune ui latest --print"),
+)
+for command, examples in COMMANDS:
+    app.command(epilog=examples)(command)

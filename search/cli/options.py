@@ -1,0 +1,114 @@
+"""Every argument and option that more than one command takes, and how they become a SearchSpec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from search.spec import SearchSpec
+
+LIMITS, SPACE, SPENDING = "Limits and goal", "Space", "What may be spent"
+_LISTS = ("target", "backend", "batch_size")
+
+
+def _home(value: Path) -> Path:
+    from evaluators.errors import UsageError
+
+    home = value.expanduser().absolute()
+    for folder in (home, *home.parents):
+        if folder.is_dir():
+            return home
+        if folder.exists():
+            raise UsageError(f"home {home} cannot be a folder: {folder} is a file; name another with --home")
+    return home
+
+
+def _no_config(context: typer.Context, value: Path | None) -> None:
+    from evaluators.errors import UsageError
+
+    if value is not None:
+        raise UsageError(
+            f"paretune {context.info_name} reads no settings, so --config {value} would change nothing; "
+            "settings are for search, space and check"
+        )
+
+
+Workload = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="WORKLOAD",
+        help="path/to/file.py:attribute or package.module:attribute (or PARETUNE_WORKLOAD, or 'workload' in --config)",
+        show_default=False,
+    ),
+]
+Search = Annotated[str, typer.Argument(metavar="SEARCH", help="id, name or 'latest'", show_default=False)]
+Trial = Annotated[int, typer.Argument(metavar="TRIAL", min=0, help="number of the trial", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="print one JSON object on stdout, all else on stderr")]
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home", metavar="DIR", envvar="PARETUNE_HOME", callback=_home,
+        help="folder of the ledger, the cache, the MLflow store and the bundles",
+    ),
+]  # fmt: skip
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file of settings, named like the flags: 'latency_budget: 5ms'"),
+]
+NoConfig = Annotated[Path | None, typer.Option("--config", hidden=True, callback=_no_config)]
+
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", metavar="NAME[,NAME]", help="hardware to search on", rich_help_panel=SPACE),
+]
+Backend = Annotated[
+    list[str] | None,
+    typer.Option("--backend", metavar="NAME[,NAME]", help="runtimes to search, default all", rich_help_panel=SPACE),
+]
+BatchSize = Annotated[
+    list[str] | None,
+    typer.Option("--batch-size", metavar="N[,N]", help="batch sizes to search", rich_help_panel=SPACE),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="threads of the runtime, fixed", rich_help_panel=SPACE),
+]
+
+HOME = Path(".paretune")
+
+
+def spec_of(context: typer.Context, config: Path | None) -> SearchSpec:
+    """Build the spec from the flags that the command was given, the environment, the file and the defaults.
+
+    Raises:
+        UsageError: a value, a name or the file cannot be used.
+    """
+    from search.spec import load_spec, names
+
+    flags = {name: value for name, value in context.params.items() if name in names()}
+    return load_spec(flags | {name: _listed(name, flags[name]) for name in _LISTS if flags.get(name)}, config)
+
+
+def existing(home: Path) -> Path:
+    """Return ``home`` if there is one: looking at a search makes no folder.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
+    from evaluators.errors import UsageError
+
+    if not home.is_dir():
+        raise UsageError(f"home {home} does not exist, so it holds no search; name another with --home")
+    return home
+
+
+def _listed(name: str, values: list[str]) -> tuple[str, ...]:
+    from evaluators.errors import UsageError
+
+    listed = tuple(part.strip() for value in values for part in value.split(","))
+    if not all(listed):
+        raise UsageError(f"--{name.replace('_', '-')} {','.join(values)!r} has an empty part; write a,b")
+    return listed

@@ -1,0 +1,152 @@
+"""The commands that run trials or stop them: ``search``, ``resume``, ``reproduce`` and ``cancel``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.cli import options
+from search.cli.options import LIMITS, SPENDING
+from search.cli.output import Reply, note
+
+if TYPE_CHECKING:
+    from search.live import LiveProgress
+    from search.result import SearchResult
+    from search.spec import SearchSpec
+
+
+def search(
+    context: typer.Context,
+    workload: options.Workload = None,
+    latency_budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="longest call with the whole batch: 5ms, 200us", rich_help_panel=LIMITS),
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="largest drop from the original model (default 0.01)", rich_help_panel=LIMITS),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(metavar="X", help="lowest accuracy", rich_help_panel=LIMITS)
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="largest bundle: 800KB, 10MB", rich_help_panel=LIMITS)
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="latency|throughput|size",
+            rich_help_panel=LIMITS,
+            help="what to optimise (default throughput with a latency budget, latency without)",
+        ),
+    ] = None,
+    percentile: Annotated[
+        str | None,
+        typer.Option(metavar="p50|p90|p95|p99", help="latency that counts (default p95)", rich_help_panel=LIMITS),
+    ] = None,
+    target: options.Target = None,
+    backend: options.Backend = None,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="number of trials (default 60)", rich_help_panel=SPENDING)
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="time of the whole search: 10m", rich_help_panel=SPENDING)
+    ] = None,
+    trial_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="time of one trial (default 300s)", rich_help_panel=SPENDING)
+    ] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="memory of one trial: 4GB", rich_help_panel=SPENDING)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="seed of the sampler (default 0)")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="name to find the search by")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="show the plan, run nothing")] = False,
+    json: options.Json = False,
+    home: options.Home = options.HOME,
+    config: options.Config = None,
+) -> Reply:
+    """Search the joint space for the best models within the limits."""
+    from search import api
+
+    spec = options.spec_of(context, config)
+    if dry_run:
+        return _planned(spec, home)
+    with _progress(spec) as progress:
+        result = api.run_spec(spec, home, progress)
+    return _finished(result)
+
+
+def resume(
+    search: options.Search,
+    json: options.Json = False,
+    home: options.Home = options.HOME,
+    config: options.NoConfig = None,
+) -> Reply:
+    """Go on with a search that was interrupted, where it stopped."""
+    from search import api
+
+    with _progress(api.status(search, options.existing(home)).spec) as progress:
+        result = api.resume(search, home, progress)
+    return _finished(result)
+
+
+def reproduce(
+    search: options.Search,
+    trial: options.Trial,
+    json: options.Json = False,
+    home: options.Home = options.HOME,
+    config: options.NoConfig = None,
+) -> Reply:
+    """Run one trial of a search again, in the foreground, with its logs."""
+    from search import api, tables
+
+    result = api.reproduce(search, trial, options.existing(home))
+    payload = {"search": search, "trial": result.to_json()}
+    return Reply(payload, lambda: tables.trials_table([result]), 0 if result.feasible else 4)
+
+
+def cancel(
+    search: options.Search,
+    json: options.Json = False,
+    home: options.Home = options.HOME,
+    config: options.NoConfig = None,
+) -> Reply:
+    """Ask a running search to stop after the trials that are running."""
+    from search import api
+
+    api.cancel(search, options.existing(home))
+    return Reply(
+        {"search": search, "cancel_requested": True},
+        lambda: f"{search} is asked to stop; paretune resume {search} would go on with it",
+    )
+
+
+def _progress(spec: SearchSpec) -> LiveProgress:
+    from rich.console import Console
+
+    from search.live import LiveProgress
+
+    return LiveProgress(Console(file=sys.stderr), spec, spec.trials, spec.timeout_s)
+
+
+def _planned(spec: SearchSpec, home: Path) -> Reply:
+    from search import api
+    from search.cli import views
+
+    report = api.space(spec.workload, home, spec)
+    payload = {"dry_run": True, "spec": spec.to_json(), "space": report.to_json()}
+    payload["constraints"] = [constraint.model_dump(mode="json", exclude_none=True) for constraint in spec.constraints]
+    return Reply(payload, lambda: views.plan(spec, report))
+
+
+def _finished(result: SearchResult) -> Reply:
+    from search import tables
+
+    if result.status == "interrupted":
+        note(f"interrupted, nothing is lost; go on with: paretune resume {result.name} --home {result.home}")
+    return Reply(result.to_json(), lambda: tables.summary(result), result.exit_code)

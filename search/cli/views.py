@@ -1,0 +1,108 @@
+"""What people see of a machine, a workload, a space and the searches: values in, rich renderables out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.units import show_bytes
+from search.wording import show_limit, show_seconds
+
+if TYPE_CHECKING:
+    from search.api import CheckReport, DoctorReport, SpaceReport
+    from search.spec import SearchSpec
+
+
+def doctor(report: DoctorReport) -> RenderableType:
+    """This machine and its backends."""
+    target = report.target
+    backends = _table("backend", "", "schemes", "versions, or what to do")
+    for backend in report.backends:
+        mark = Text("usable", "green") if backend.usable else Text("no", "red")
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(backend.versions.items()))
+        backends.add_row(backend.name, mark, ", ".join(backend.schemes), versions if backend.usable else backend.reason)
+    facts = {
+        "target": target.name, "processor": target.processor, "features": ", ".join(target.features) or "–",
+        "cores": str(target.cores), "memory": show_bytes(target.memory_bytes), "system": target.system,
+        "fingerprint": target.fingerprint,
+    }  # fmt: skip
+    return Group(_facts(facts), "", backends)
+
+
+def check(report: CheckReport) -> RenderableType:
+    """What is wrong with a workload, and what it is."""
+    lines: list[RenderableType] = []
+    for problem in report.problems:
+        style = "bold red" if problem.level == "error" else "yellow"
+        lines.append(Text(f"{problem.level}: ", style).append(problem.what, "default"))
+        if problem.advice:
+            lines.append(Text(f"  {problem.advice}"))
+    if (profile := report.profile) is not None:
+        lines.append(_facts({
+            "workload": profile.name,
+            "model": f"{profile.parameters:,} parameters, {show_bytes(profile.size_bytes)}",
+            "layers": ", ".join(f"{count} {name}" for name, count in sorted(profile.layers.items())),
+            "float score": f"{profile.accuracy:.4f} ({profile.scored_by}, {profile.examples} examples)",
+            "calibration": f"{profile.calibration_examples} examples",
+            "train split": "given" if profile.has_train else "none",
+            "export": profile.exportable or ("any batch size" if profile.dynamic_batch else "one batch size at a time"),
+        }))  # fmt: skip
+    verdict = Text("it can be searched", "green") if report.ok else Text("it cannot be searched", "bold red")
+    return Group(*lines, verdict.append(f" (checked in {report.seconds:.1f} s)", "default"))
+
+
+def space(report: SpaceReport) -> RenderableType:
+    """The size of a space, its dimensions, and what was left out."""
+    dimensions = _table("dimension", "values (default first)", "meaning")
+    for dimension in report.dimensions:
+        dimensions.add_row(dimension.name, _values(dimension.values, dimension.default), dimension.description)
+    exclusions = _table("left out", "why")
+    for exclusion in report.exclusions:
+        exclusions.add_row(exclusion.what, exclusion.why)
+    left_out: list[RenderableType] = ["", exclusions] if report.exclusions else []
+    return Group(Text(f"{report.size:,} candidates", "bold"), "", dimensions, *left_out)
+
+
+def plan(spec: SearchSpec, report: SpaceReport) -> RenderableType:
+    """What a search would do."""
+    budget = [f"{spec.trials} trials", *([show_seconds(spec.timeout_s)] if spec.timeout_s else [])]
+    each = [
+        show_seconds(spec.trial_timeout_s),
+        *([show_bytes(spec.memory_limit_bytes)] if spec.memory_limit_bytes else []),
+    ]
+    facts = {
+        "workload": spec.workload,
+        "objective": spec.goal,
+        "limits": ", ".join(show_limit(constraint) for constraint in spec.constraints) or "none",
+        "at most": ", ".join(budget),
+        "each trial": "at most " + ", ".join(each),
+    }
+    return Group(_facts(facts), "", space(report), "", Text("dry run: nothing was run"))
+
+
+def facts(value: dict[str, Any]) -> RenderableType:
+    """Any flat object as a list of names and values."""
+    return _facts({name: "–" if item is None else str(item) for name, item in value.items()})
+
+
+def _values(values: Sequence[object], default: object) -> str:
+    rest = [value for value in values if value != default]
+    return ", ".join(str(value) for value in ([default, *rest] if len(rest) < len(values) else rest))
+
+
+def _facts(values: dict[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in values.items():
+        table.add_row(Text(name, "bold"), Text(value))
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table

@@ -1,0 +1,257 @@
+"""Interactive figures of a search: the front, what each factor is worth, and the progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from search.front import objective_value
+from search.palette import LIMIT, NEUTRAL, STAR, colours, symbols
+from search.pictures import pareto_png
+from search.result import SearchResult, TrialResult
+from search.scene import Axis, Range, Scene, accuracy_floor, axes_of, horizontal_range, scene_of, vertical_range
+from search.wording import ending_of, in_shares, is_share, pruning_of, show_drop, show_interval, show_limit, show_rate
+from search.wording import show_score
+from search.units import show_bytes, show_ms
+
+__all__ = ["factors_figure", "pareto_figure", "pareto_png", "progress_figure"]
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+_MARK_SYMBOLS = {"best": "star", "baseline": "circle-open", "best float": "hexagon-open"}
+
+
+def pareto_figure(result: SearchResult, trials: Sequence[TrialResult]) -> Any:
+    """Draw every trial over the objective and accuracy; buttons change the horizontal axis.
+
+    Returns:
+        A plotly Figure that needs no network: colours are backends, symbols pruning structures, crosses broken limits.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    scene, axes = scene_of(result, trials), axes_of(result)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.91, 0.09], vertical_spacing=0.015)
+    figure = go.Figure(figure)
+    drawn = _Traces(result, scene, axes)
+    for trace, row in drawn.build():
+        figure.add_trace(trace, row=row, col=1)
+    _lay_out(figure, result, scene, axes, drawn)
+    return figure
+
+
+class _Traces:
+    """The traces of the front's figure, and for each of them its horizontal values on every axis."""
+
+    def __init__(self, result: SearchResult, scene: Scene, axes: tuple[Axis, ...]) -> None:
+        self.result, self.scene, self.axes = result, scene, axes
+        everything = (*scene.drawn, *scene.early, *scene.marks.values())
+        self.colours = colours(trial.candidate.backend for trial in everything)
+        self.symbols = symbols(trial.candidate.pruning.structure for trial in everything)
+        self.trials_of: list[tuple[TrialResult, ...]] = []
+
+    def build(self) -> list[tuple[Any, int]]:
+        """Return every trace with the row it belongs to."""
+        scene = self.scene
+        found = [(self._crosses(scene.missed, "over a limit", 0.55), 1)] if scene.missed else []
+        if scene.front:
+            found.append((self._line(), 1))
+        for backend in self.colours:
+            beaten = tuple(trial for trial in scene.dominated if trial.candidate.backend == backend)
+            ahead = tuple(trial for trial in scene.front if trial.candidate.backend == backend)
+            if beaten:
+                found.append((self._points(backend, beaten, faint=True, legend=not ahead), 1))
+            if ahead:
+                found.append((self._points(backend, ahead, faint=False, legend=True), 1))
+        found += [(self._mark(name, trial), 1) for name, trial in reversed(scene.marks.items())]
+        if scene.early:
+            found.append((self._rug(), 2))
+        if scene.failed:
+            found.append((self._count(), 1))
+        return found + [(trace, 1) for trace in self._structures()]
+
+    def horizontal(self, axis: Axis) -> list[list[float | None]]:
+        """Return the horizontal values of every trace on ``axis``."""
+        return [[axis.value(trial) for trial in group] or [None] for group in self.trials_of]
+
+    def errors(self, axis: Axis) -> tuple[list[list[float]], list[list[float]]]:
+        """Return the upper and the lower error of every trace on ``axis``, in the axis' unit."""
+        pairs = [[_errors(axis.value(trial), axis.interval(trial)) for trial in group] for group in self.trials_of]
+        return [[up for up, _ in group] for group in pairs], [[down for _, down in group] for group in pairs]
+
+    def _scatter(self, group: tuple[TrialResult, ...], **fields: Any) -> Any:
+        import plotly.graph_objects as go
+
+        self.trials_of.append(group)
+        axis = self.axes[0]
+        common = {"x": [axis.value(trial) for trial in group], "y": [trial.accuracy for trial in group], "mode": "markers"}
+        if group:
+            hover = {"hovertext": [_hover(trial, self.result) for trial in group], "hovertemplate": "%{hovertext}<extra></extra>"}
+            common |= hover
+        return go.Scatter(common | fields)
+
+    def _points(self, backend: str, group: tuple[TrialResult, ...], *, faint: bool, legend: bool) -> Any:
+        colour = self.colours[backend]
+        marker = {
+            "color": colour, "size": 8 if faint else 12, "opacity": 0.4 if faint else 1.0,
+            "symbol": [self.symbols[trial.candidate.pruning.structure] for trial in group],
+            "line": {"width": 0 if faint else 1.2, "color": "white"},
+        }  # fmt: skip
+        bars = {} if faint else self._bars(group, colour)
+        return self._scatter(group, name=escape(backend), legendgroup=backend, showlegend=legend, marker=marker, **bars)
+
+    def _bars(self, group: tuple[TrialResult, ...], colour: str) -> dict[str, Any]:
+        vertical = [_errors(trial.accuracy, trial.accuracy_ci95) for trial in group]
+        horizontal = [_errors(self.axes[0].value(trial), self.axes[0].interval(trial)) for trial in group]
+        style = {"type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 3}
+        return {
+            "error_y": {**style, "array": [up for up, _ in vertical], "arrayminus": [down for _, down in vertical]},
+            "error_x": {**style, "array": [up for up, _ in horizontal], "arrayminus": [down for _, down in horizontal]},
+        }
+
+    def _line(self) -> Any:
+        line = {"shape": "hv", "color": NEUTRAL, "width": 1.6}
+        return self._scatter(self.scene.front, name="Pareto front", mode="lines", line=line, hoverinfo="skip", hovertemplate=None)
+
+    def _crosses(self, group: tuple[TrialResult, ...], name: str, opacity: float) -> Any:
+        marker = {
+            "symbol": "x-thin", "size": 8, "opacity": opacity,
+            "line": {"width": 1.6, "color": [self.colours[trial.candidate.backend] for trial in group]},
+        }  # fmt: skip
+        return self._scatter(group, name=f"{name}: {len(group)}", marker=marker)
+
+    def _rug(self) -> Any:
+        trace = self._crosses(self.scene.early, "rejected before accuracy", 0.7)
+        trace.y = [0] * len(self.scene.early)
+        return trace
+
+    def _mark(self, name: str, trial: TrialResult) -> Any:
+        colour = self.colours[trial.candidate.backend]
+        if name == "best":
+            marker: dict[str, Any] = {"symbol": "star", "size": 21, "color": STAR, "line": {"width": 1.5, "color": "#4A3B00"}}
+        else:
+            marker = {"symbol": _MARK_SYMBOLS[name], "size": 15, "color": colour, "line": {"width": 2.5, "color": colour}}
+        label = f"<b>{name}</b>" if name == "best" else f"{name} ({escape(trial.candidate.backend)})"
+        return self._scatter(
+            (trial,), name=f"{name}: {escape(trial.label)}", mode="markers+text", marker=marker, text=[label],
+            textposition="bottom center" if name == "best" else "top center", cliponaxis=False,
+        )  # fmt: skip
+
+    def _count(self) -> Any:
+        marker = {"symbol": "circle-x-open", "color": NEUTRAL, "size": 9}
+        return self._scatter((), x=[None], y=[None], name=f"failed: {len(self.scene.failed)} (see table)", marker=marker)
+
+    def _structures(self) -> list[Any]:
+        """The legend of the symbols, where there is more than one."""
+        if len(self.symbols) < 2:
+            return []
+        return [
+            self._scatter((), x=[None], y=[None], name="unpruned" if name == "none" else f"{escape(name)} pruning",
+                          marker={"symbol": symbol, "color": NEUTRAL, "size": 9})
+            for name, symbol in self.symbols.items()
+        ]  # fmt: skip
+
+
+def _lay_out(figure: Any, result: SearchResult, scene: Scene, axes: tuple[Axis, ...], drawn: _Traces) -> None:
+    vertical, hidden = vertical_range(result, scene)
+    percent = in_shares(result)
+    views = [_view(axis, drawn, result, scene, vertical, first=axis is axes[0]) for axis in axes]
+    _style(figure)
+    first = views[0]["args"][1]
+    note = f" ({hidden} trial{'s' * (hidden > 1)} below; double-click for all)" if hidden else ""
+    figure.update_layout(
+        height=620, margin={"l": 70, "r": 20, "t": 46, "b": 56}, legend={"x": 1.01, "y": 1, "itemsizing": "constant"},
+        shapes=first["shapes"], xaxis2=first["xaxis2"], xaxis=first["xaxis"],
+        updatemenus=[{"type": "buttons", "direction": "right", "buttons": views, "x": 0, "y": 1.02, "xanchor": "left",
+                      "yanchor": "bottom", "pad": {"t": 0, "b": 4}, "showactive": True, "font": {"size": 12}}],
+    )  # fmt: skip
+    scored = result.scored_by and f" ({escape(result.scored_by)})"
+    figure.update_yaxes(title_text=f"accuracy{scored}{note}", tickformat=".2~%" if percent else None,
+                        range=[vertical.low, vertical.high], row=1, col=1)  # fmt: skip
+    figure.update_yaxes(visible=False, range=[-1, 1], fixedrange=True, row=2, col=1)
+    if scene.early:
+        figure.add_annotation(text="rejected before accuracy", xref="paper", yref="y2", x=0.004, y=0.95, showarrow=False,
+                              xanchor="left", yanchor="top", font={"size": 10, "color": NEUTRAL})  # fmt: skip
+
+
+def _view(axis: Axis, drawn: _Traces, result: SearchResult, scene: Scene, vertical: Range, *, first: bool) -> dict[str, Any]:
+    """One button: the data and the layout of the figure over ``axis``."""
+    span = horizontal_range(axis, [*scene.drawn, *scene.early, *scene.marks.values()])
+    upper, lower = drawn.errors(axis)
+    widths = [1.6 if first else 0] * len(drawn.trials_of)
+    data = {"x": drawn.horizontal(axis), "error_x.array": upper, "error_x.arrayminus": lower, "line.width": widths}
+    shown = _range(span)
+    layout = {
+        "xaxis": {**shown, "matches": "x2", "showticklabels": False, "anchor": "y"},
+        "xaxis2": {**shown, "title": {"text": axis.title}, "anchor": "y2"},
+        "shapes": _limits(axis, result, span, vertical),
+    }
+    return {"label": axis.name, "method": "update", "args": [data, layout]}
+
+
+def _range(span: Range) -> dict[str, Any]:
+    if not span.log:
+        return {"type": "linear", "range": [span.low, span.high]}
+    from math import log10
+
+    return {"type": "log", "range": [log10(span.low), log10(span.high)], "dtick": "D2" if span.high / span.low > 30 else "D1"}
+
+
+def _limits(axis: Axis, result: SearchResult, span: Range, vertical: Range) -> list[dict[str, Any]]:
+    """The lines of the limits and a tint over what they forbid."""
+    line = {"color": LIMIT, "width": 1.5, "dash": "dash"}
+    tint = {"type": "rect", "fillcolor": LIMIT, "opacity": 0.055, "line": {"width": 0}, "layer": "below"}
+    label = {"font": {"size": 11, "color": LIMIT}, "padding": 4}
+    shapes: list[dict[str, Any]] = []
+    if axis.limit is not None and (at := axis.limit_value) is not None:
+        text = escape(show_limit(axis.limit))
+        place = {"xref": "x", "x0": at, "yref": "paper", "y0": 0, "y1": 1}
+        shapes.append({"type": "line", **place, "x1": at, "line": line,
+                       "label": {**label, "text": text, "textposition": "end", "textangle": -90, "yanchor": "top"}})  # fmt: skip
+        shapes.append({**tint, **place, "x1": max(span.high, at)})
+    if (floor := accuracy_floor(result)) is not None and vertical.low < floor < vertical.high:
+        place = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": floor}
+        text = f"accuracy at least {show_score(floor)}"
+        shapes.append({"type": "line", **place, "y1": floor, "line": line,
+                       "label": {**label, "text": text, "textposition": "start", "yanchor": "top"}})  # fmt: skip
+        shapes.append({**tint, **place, "y1": vertical.low})
+    return shapes
+
+
+def _style(figure: Any) -> None:
+    """Neutral colours that a page may change for its dark mode."""
+    figure.update_layout(
+        template="none", font={"family": _FONT, "size": 13, "color": "#2B3440"}, paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)", hoverlabel={"align": "left", "font": {"family": _FONT, "size": 12}},
+    )  # fmt: skip
+    grid = {"gridcolor": "rgba(128,140,155,0.22)", "zeroline": False, "linecolor": "rgba(128,140,155,0.6)", "showline": True}
+    figure.update_xaxes(ticks="outside", tickcolor="rgba(128,140,155,0.6)", **grid)
+    figure.update_yaxes(automargin=True, **grid)
+
+
+def _errors(value: float | None, interval: tuple[float, float] | None) -> tuple[float, float]:
+    if value is None or interval is None:
+        return 0.0, 0.0
+    return max(0.0, interval[1] - value), max(0.0, value - interval[0])
+
+
+def _hover(trial: TrialResult, result: SearchResult) -> str:
+    """The whole candidate and what was found of it, as plotly's small HTML."""
+    candidate, share = trial.candidate, is_share(trial)
+    knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
+    latency = trial.latency_ms
+    metric = f"latency_{result.percentile}_ms"
+    rows = [
+        f"<b>#{trial.number} {escape(trial.label)}</b>  {escape(ending_of(trial))}",
+        f"{escape(candidate.quantization.scheme)}, pruning {escape(pruning_of(candidate))}, batch {candidate.batch_size}, "
+        f"threads {candidate.runtime.threads}, {escape(candidate.target)}",
+        ", ".join(f"{escape(name)}={escape(str(value))}" for name, value in knobs.items()),
+        latency and f"latency p50 {show_ms(latency.p50)}, {result.percentile} {show_ms(trial.latency_at(result.percentile))} "
+        f"({show_interval(metric, latency.ci95)})",
+        trial.throughput_per_s and f"throughput {show_rate(trial.throughput_per_s)}",
+        trial.accuracy is not None and f"accuracy {show_score(trial.accuracy)} ({show_interval('accuracy', trial.accuracy_ci95)}), "
+        f"drop {show_drop(trial.accuracy_drop, share)}",
+        trial.size_bytes and f"size {show_bytes(trial.size_bytes)}",
+        trial.reason and f"<i>{escape(trial.reason[:200])}</i>",
+    ]  # fmt: skip
+    return "<br>".join(row for row in rows if row)

@@ -1,0 +1,149 @@
+"""Proposals: which candidate comes next. Baselines and known-good recipes first, then the sampler and the
+neighbours of the best in turn, and last the float references that the best is to be compared with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluators.candidate import Candidate, Scalar
+from evaluators.parameters import Number, Parameter
+from evaluators.space import Space
+from search.front import best_trial, nearest_trials, pareto_front
+from search.result import TrialResult
+from search.sampling import Sampler, Told
+from search.spec import SearchSpec
+
+ASSUMED_SPEEDUP = 4
+"""How much faster than eager fp32 a good candidate may be, for guessing the batch size that fills the budget."""
+
+RECIPES = ("fp32", "static_int8", "dynamic_int8")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate, who proposed it, and whether gates may stop it early."""
+
+    candidate: Candidate
+    source: str
+    gates: bool = True
+
+
+class Proposer:
+    """Decides the next candidate from what is known; holds no state but its random numbers."""
+
+    def __init__(self, space: Space, spec: SearchSpec, sampler: Sampler, seed: int) -> None:
+        self._space = space
+        self._spec = spec
+        self._sampler = sampler
+        self._random = random.Random(seed)  # noqa: S311
+
+    def next(self, trials: Sequence[TrialResult], told: Mapping[str, Told | None], remaining: int) -> Proposal | None:
+        """Return the next proposal, or None if every candidate of the space was tried.
+
+        ``told`` knows every candidate of the search by hash; ``remaining`` is the number of trials still allowed.
+        """
+        missing = [item for item in self.references(trials) if item.candidate.hash not in told]
+        if missing and remaining <= len(missing):
+            return missing[0]
+        for proposal in self._opening(trials):
+            if proposal.candidate.hash not in told:
+                return proposal
+        if len(trials) % 2 and (neighbour := self._neighbour(trials, told)) is not None:
+            return Proposal(neighbour, "neighbour")
+        candidate = self._sampler.ask(told)
+        return None if candidate is None else Proposal(candidate, "sampled")
+
+    def references(self, trials: Sequence[TrialResult]) -> list[Proposal]:
+        """Return the unmodified float candidates of every backend at the batch size and threads of the best."""
+        best = best_trial(pareto_front(trials, self._spec.goal, self._spec.percentile))
+        if best is None:
+            return []
+        batch_size, threads = best.candidate.batch_size, best.candidate.runtime.threads
+        return [
+            Proposal(self._space.recipe(backend, "fp32", batch_size, threads), "reference", gates=False)
+            for backend, schemes in self._space.schemes.items() if "fp32" in schemes
+        ]  # fmt: skip
+
+    def _opening(self, trials: Sequence[TrialResult]) -> Iterator[Proposal]:
+        """Yield the baseline, every backend's float model, and every backend's known-good recipes."""
+        space = self._space
+        smallest = min(space.batch_sizes)
+        if "eager" in space.schemes:
+            yield Proposal(space.recipe("eager", "fp32", smallest), "baseline", gates=False)
+        batch_size = self._filling_batch(trials)
+        for scheme in RECIPES:
+            for backend, schemes in space.schemes.items():
+                if scheme not in schemes:
+                    continue
+                source, gates = ("baseline", False) if scheme == "fp32" else ("recipe", True)
+                yield Proposal(space.recipe(backend, scheme, batch_size), source, gates)
+
+    def _filling_batch(self, trials: Sequence[TrialResult]) -> int:
+        """Guess the batch size that fills the latency budget, from the baseline at the smallest one."""
+        sizes, budget = self._space.batch_sizes, self._spec.latency_budget_ms
+        first = next((trial.latency_at(self._spec.percentile) for trial in trials if trial.source == "baseline"), None)
+        if self._spec.goal != "throughput" or budget is None or not first:
+            return min(sizes)
+        fitting = [size for size in sizes if first * (size / min(sizes)) / ASSUMED_SPEEDUP <= budget]
+        return max(fitting, default=min(sizes))
+
+    def _neighbour(self, trials: Sequence[TrialResult], told: Mapping[str, Told | None]) -> Candidate | None:
+        """Return an unseen candidate one choice away from the best, or from another model of the front."""
+        front = pareto_front(trials, self._spec.goal, self._spec.percentile) or nearest_trials(trials)
+        if not front:
+            return None
+        anchors = [front[0]] * 2 + list(front[1:])
+        self._random.shuffle(anchors)
+        for anchor in anchors:
+            by_choice = neighbours(self._space, anchor.candidate)
+            unseen = {name: fresh for name, found in by_choice.items()
+                      if (fresh := [candidate for candidate in found if candidate.hash not in told])}  # fmt: skip
+            if unseen:
+                return unseen[self._random.choice(sorted(unseen))][0]
+        return None
+
+
+def neighbours(space: Space, candidate: Candidate) -> dict[str, list[Candidate]]:
+    """Return the candidates that differ in one choice, by its name, the nearest value first.
+
+    Choices that a change brings with it take their known-good value; those that still apply keep theirs.
+    """
+    choices = space.choices_of(candidate)
+    parameters = dict(space.dimensions())
+    found: dict[str, list[Candidate]] = {}
+    for name, value in choices.items():
+        for other in _by_distance(parameters[name], value):
+            changed = _changed(space, choices, name, other)
+            if changed.hash != candidate.hash:
+                found.setdefault(name, []).append(changed)
+    return found
+
+
+def _changed(space: Space, choices: Mapping[str, Scalar], name: str, value: Scalar) -> Candidate:
+    backend = str(value if name == "backend" else choices.get("backend", next(iter(space.schemes))))
+    scheme = next((kept for key, kept in choices.items() if key.endswith(".scheme")), None)
+
+    def choose(asked: str, parameter: Parameter) -> Scalar:
+        if asked == name:
+            return value
+        if asked in choices and choices[asked] in parameter.values:
+            return choices[asked]
+        if asked == f"{backend}.scheme" and scheme in parameter.values:
+            return scheme
+        return parameter.default
+
+    return space.walk(choose)
+
+
+
+def _by_distance(parameter: Parameter, value: Scalar) -> list[Scalar]:
+    others = [other for other in parameter.values if other != value]
+    ordered = isinstance(parameter, Number) or all(
+        isinstance(item, int | float) and not isinstance(item, bool) for item in parameter.values
+    )
+    if not ordered:
+        return others
+    position = parameter.values.index(value)
+    return sorted(others, key=lambda other: abs(parameter.values.index(other) - position))

@@ -1,0 +1,146 @@
+"""Sampler: Optuna behind an adapter of ours — candidates in and out, its version-sensitive calls in one file.
+
+The study lives in memory and is rebuilt from the ledger: constraints are told as normalized violations under the same
+keys in the same order for every trial; what failed for a reason of its own is told as pruned, so that it is learnt from.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evaluators.candidate import Candidate, Scalar
+from evaluators.parameters import Number, Parameter
+from evaluators.space import Space
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
+ASKS_PER_CANDIDATE = 10
+RANDOM_TRIES = 200
+SMALL_SPACE = 20_000
+
+
+class Told:
+    """What the sampler is told of one candidate: objective values, or None where it was not measured, and violations."""
+
+    def __init__(self, values: tuple[float, float] | None, violations: Mapping[str, float]) -> None:
+        self.values = values
+        self.violations = dict(violations)
+
+
+class Sampler:
+    """Asks a TPE for candidates of a space; minimises the objective and maximises accuracy under constraints.
+
+    ``multivariate`` and ``group`` are on: below about 60 trials they are the steadier choice.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._space = space
+        self._random = random.Random(seed)  # noqa: S311
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True, warn_independent_sampling=False
+        )
+        self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+        self._running: dict[str, Trial] = {}
+
+    def ask(self, known: Mapping[str, Told | None]) -> Candidate | None:
+        """Return a candidate that is not in ``known`` (by hash), or None if the space is exhausted.
+
+        A repeat is answered with what is known of it (None: it still runs), and asked again; after ten repeats a random
+        unseen candidate takes its place.
+        """
+        for _ in range(ASKS_PER_CANDIDATE):
+            trial = self._study.ask()
+            candidate = self._space.walk(lambda name, parameter, trial=trial: _suggest(trial, name, parameter))
+            if candidate.hash not in known:
+                self._running[candidate.hash] = trial
+                return candidate
+            told = known[candidate.hash]
+            if told is not None:
+                self._finish(trial, told)
+            else:
+                self._study.tell(trial, state=_state("FAIL"))
+        return self.unseen(known)
+
+    def unseen(self, known: Collection[str]) -> Candidate | None:
+        """Return a random candidate that is not in ``known``, or None if there is none."""
+        for _ in range(RANDOM_TRIES):
+            candidate = self._space.walk(lambda _, parameter: self._random.choice(parameter.values))
+            if candidate.hash not in known:
+                return candidate
+        if self._space.size > SMALL_SPACE:
+            return None
+        rest = [candidate for candidate in self._space.candidates() if candidate.hash not in known]
+        return self._random.choice(rest) if rest else None
+
+    def tell(self, candidate: Candidate, told: Told) -> None:
+        """Tell how a candidate ended, whoever proposed it."""
+        import optuna
+
+        if (trial := self._running.pop(candidate.hash, None)) is not None:
+            self._finish(trial, told)
+            return
+        choices = self._space.choices_of(candidate)
+        parameters = dict(self._space.dimensions())
+        distributions = {name: _distribution(parameters[name]) for name in choices}
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=_state("COMPLETE" if told.values else "PRUNED"),
+                values=told.values,
+                params={name: _encoded(parameters[name], value) for name, value in choices.items()},
+                distributions=distributions,
+                constraints=told.violations,
+            )
+        )
+
+    def _finish(self, trial: Trial, told: Told) -> None:
+        for key, violation in told.violations.items():
+            trial.set_constraint(key, violation)
+        if told.values is None:
+            self._study.tell(trial, state=_state("PRUNED"))
+        else:
+            self._study.tell(trial, told.values)
+
+
+def _state(name: str) -> object:
+    from optuna.trial import TrialState
+
+    return TrialState[name]
+
+
+def _is_ordered(values: Sequence[Scalar]) -> bool:
+    return len(values) > 2 and all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    """Numbers keep their scale; ordered choices become positions, so that a model sees that 16 lies between 8 and 32."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(parameter, Number):
+        return FloatDistribution(parameter.low, parameter.high, step=parameter.step)
+    if _is_ordered(parameter.values):
+        return IntDistribution(0, len(parameter.values) - 1)
+    return CategoricalDistribution(parameter.values)
+
+
+def _encoded(parameter: Parameter, value: Scalar) -> Scalar:
+    if isinstance(parameter, Number) or not _is_ordered(parameter.values):
+        return value
+    return parameter.values.index(value)
+
+
+def _suggest(trial: Trial, name: str, parameter: Parameter) -> Scalar:
+    if isinstance(parameter, Number):
+        return round(trial.suggest_float(name, parameter.low, parameter.high, step=parameter.step), 4)
+    if _is_ordered(parameter.values):
+        return parameter.values[trial.suggest_int(name, 0, len(parameter.values) - 1)]
+    value: Scalar = trial.suggest_categorical(name, parameter.values)  # type: ignore[assignment]
+    return value

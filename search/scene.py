@@ -1,0 +1,155 @@
+"""What a plot of the front shows, before it is drawn: axes, ranges, and the trials by the part they play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from evaluators.outcome import Constraint, Interval
+from search.result import SearchResult, TrialResult
+
+_WIDE = 10.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One quantity that trials are drawn over.
+
+    Attributes:
+        name: ``latency``, ``throughput`` or ``size``, as in the search's objective.
+        title: what the axis says, unit and better direction included.
+        lower_is_better: whether the front lies to the left.
+        value / interval: the quantity of a trial and its 95 % confidence interval; None where not measured.
+        limit: the constraint on this quantity, if the search has one.
+        scale: factor from the constraint's unit to the axis' unit.
+    """
+
+    name: str
+    title: str
+    lower_is_better: bool
+    value: Callable[[TrialResult], float | None]
+    interval: Callable[[TrialResult], Interval | None]
+    limit: Constraint | None = None
+    scale: float = 1.0
+
+    @property
+    def limit_value(self) -> float | None:
+        """The limit in the axis' own unit."""
+        return None if self.limit is None else self.limit.limit * self.scale
+
+
+@dataclass(frozen=True)
+class Range:
+    """A drawn range, in data units; ``log`` where its ends are far apart."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The trials of a search by the part they play in a plot; the marks may repeat a trial of a group.
+
+    Attributes:
+        front / dominated: feasible, on the front (best objective first) or beaten by it.
+        missed: accuracy was measured, and a limit is broken.
+        early: rejected before accuracy was measured.
+        failed: ended without evidence; only counted.
+        marks: trials with a name of their own: ``best``, ``baseline``, ``best float``.
+    """
+
+    front: tuple[TrialResult, ...]
+    dominated: tuple[TrialResult, ...]
+    missed: tuple[TrialResult, ...]
+    early: tuple[TrialResult, ...]
+    failed: tuple[TrialResult, ...]
+    marks: dict[str, TrialResult]
+
+    @property
+    def drawn(self) -> tuple[TrialResult, ...]:
+        """Every trial that has an accuracy."""
+        return (*self.front, *self.dominated, *self.missed)
+
+
+def scene_of(result: SearchResult, trials: Sequence[TrialResult]) -> Scene:
+    """Sort the trials of a search by the part they play."""
+    named = {"best": result.best, "baseline": result.baseline, "best float": result.best_float}
+    marks = {name: trial for name, trial in named.items() if trial is not None and trial.accuracy is not None}
+    front = {trial.number for trial in result.front}
+    scored = [trial for trial in trials if trial.accuracy is not None and trial.outcome != "failed"]
+    unscored = [trial for trial in trials if trial.accuracy is None and trial.outcome == "rejected"]
+    references = {trial.number for trial in (result.baseline, result.best_float) if trial is not None}
+    return Scene(
+        front=result.front,
+        dominated=tuple(trial for trial in scored if trial.feasible and trial.number not in front),
+        missed=tuple(trial for trial in scored if not trial.feasible and trial.number not in references | front),
+        early=tuple(unscored),
+        failed=tuple(trial for trial in trials if trial.outcome == "failed"),
+        marks=marks,
+    )
+
+
+def axes_of(result: SearchResult) -> tuple[Axis, ...]:
+    """Return the axes to draw over, the search's objective first, then latency, throughput and size."""
+    limits = {constraint.metric: constraint for constraint in result.constraints}
+    latency = f"latency_{result.percentile}_ms"
+    known = (
+        Axis("latency", f"latency {result.percentile} of one batch (ms), less is better", True,
+             lambda trial: trial.latency_at(result.percentile),
+             lambda trial: trial.latency_ms.ci95 if trial.latency_ms else None, limits.get(latency)),
+        Axis("throughput", "throughput (examples per second), more is better", False,
+             lambda trial: trial.throughput_per_s, lambda trial: None),
+        Axis("size", "size on disk (MB), less is better", True,
+             lambda trial: None if trial.size_bytes is None else trial.size_bytes / 1e6,
+             lambda trial: None, limits.get("size_bytes"), 1e-6),
+    )  # fmt: skip
+    return tuple(sorted(known, key=lambda axis: axis.name != result.objective))
+
+
+def accuracy_floor(result: SearchResult) -> float | None:
+    """Return the lowest accuracy that the constraints allow; None if they set none that can be computed."""
+    floors = []
+    for constraint in result.constraints:
+        if constraint.metric == "accuracy":
+            floors.append(constraint.limit)
+        elif constraint.metric == "accuracy_drop" and (reference := _reference_accuracy(result)) is not None:
+            floors.append(reference - constraint.limit)
+    return max(floors, default=None)
+
+
+def horizontal_range(axis: Axis, trials: Iterable[TrialResult]) -> Range:
+    """Return the range of ``axis`` that holds every trial and the limit, logarithmic when it spans more than 10×."""
+    values = [value for trial in trials if (value := axis.value(trial)) is not None and value > 0]
+    values += [axis.limit_value] if axis.limit_value else []
+    if not values:
+        return Range(0.0, 1.0)
+    low, high = min(values), max(values)
+    if high / low > _WIDE:
+        pad = (high / low) ** 0.05
+        return Range(low / pad, high * pad, log=True)
+    pad = 0.08 * (high - low) or 0.1 * high
+    return Range(max(0.0, low - pad), high + pad)
+
+
+def vertical_range(result: SearchResult, scene: Scene) -> tuple[Range, int]:
+    """Return the range of accuracy around the limit and the feasible, and how many trials lie below it."""
+    everything = [trial.accuracy for trial in (*scene.drawn, *scene.marks.values()) if trial.accuracy is not None]
+    floor = accuracy_floor(result)
+    near = [trial.accuracy for trial in (*scene.front, *scene.dominated, *scene.marks.values()) if trial.accuracy is not None]
+    near = (near or everything) + ([floor] if floor is not None else [])
+    if not near:
+        return Range(0.0, 1.0), 0
+    low, high = min(near), max(near)
+    span = max(high - low, 0.004 * abs(high), 1e-9)
+    shown = Range(max(low - 1.2 * span, min(everything, default=low) - 0.25 * span), high + 0.35 * span)
+    return shown, sum(value < shown.low for value in everything)
+
+
+
+def _reference_accuracy(result: SearchResult) -> float | None:
+    """The original model's accuracy: a drop plus an accuracy of any one trial, since drops count from it."""
+    for trial in (result.baseline, result.best_float, result.best, *result.front, *result.nearest):
+        if trial is not None and trial.accuracy is not None and trial.accuracy_drop is not None:
+            return trial.accuracy + trial.accuracy_drop
+    return None

@@ -1,0 +1,168 @@
+"""How results are put into words and numbers: the same in the terminal, the report, the plots and MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evaluators.candidate import Candidate
+from evaluators.outcome import Constraint, Interval, Verdict
+from search.result import SearchResult, TrialResult
+from search.units import show_bytes, show_ms
+
+NOTHING = "–"
+
+
+def show_score(value: float | None, digits: int = 2) -> str:
+    """Write an accuracy: in percent where it is a share, as it is where the metric has another scale."""
+    if value is None:
+        return NOTHING
+    return f"{value * 100:.{digits}f} %" if 0 <= value <= 1 else f"{value:.4g}"
+
+
+def show_drop(value: float | None, share: bool = True) -> str:
+    """Write an accuracy drop: in percentage points (pp) where it is the difference of two shares."""
+    if value is None:
+        return NOTHING
+    value = 0.0 if abs(value) < 5e-5 else value
+    text = f"{value * 100:.2f} pp" if share else f"{value:.4g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def is_share(trial: TrialResult | None) -> bool:
+    """Whether the trial's accuracy is a share of examples, so that percent and percentage points make sense."""
+    return trial is None or trial.accuracy is None or 0 <= trial.accuracy <= 1
+
+
+def in_shares(result: SearchResult) -> bool:
+    """Whether the search's accuracies are shares of examples."""
+    return all(is_share(trial) for trial in (result.baseline, result.best_float, result.best, *result.nearest))
+
+
+def show_rate(per_second: float | None) -> str:
+    """Write a throughput in examples per second."""
+    if per_second is None:
+        return NOTHING
+    return f"{per_second:,.0f}/s" if per_second >= 100 else f"{per_second:.3g}/s"
+
+
+def show_seconds(seconds: float | None) -> str:
+    """Write a duration: ``0.4 s``, ``3 min 32 s``, ``2 h 05 min``."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def show_metric(metric: str, value: float | None, share: bool = True) -> str:
+    """Write a value of the metric with this JSON name: ``latency_p95_ms``, ``accuracy_drop``, ``size_bytes``, …"""
+    if metric.startswith("latency"):
+        return show_ms(value)
+    if metric == "size_bytes":
+        return show_bytes(value)
+    return show_drop(value, share) if metric == "accuracy_drop" else show_score(value)
+
+
+def show_interval(metric: str, interval: Interval | None, share: bool = True) -> str:
+    """Write a 95 % confidence interval, or nothing where there is none."""
+    if interval is None:
+        return ""
+    low, high = (show_metric(metric, bound, share) for bound in interval)
+    number, _, unit = low.partition(" ")
+    return f"{number if unit and high.endswith(' ' + unit) else low} to {high}"
+
+
+def name_of(metric: str) -> str:
+    """Write a metric's JSON name for people: ``latency_p95_ms`` is ``latency p95``."""
+    if metric == "size_bytes":
+        return "size"
+    return metric.removesuffix("_ms").replace("_", " ")
+
+
+def show_limit(constraint: Constraint, share: bool = True) -> str:
+    """Write a constraint: ``latency p95 ≤ 5 ms``."""
+    sign = "≤" if constraint.max is not None else "≥"
+    return f"{name_of(constraint.metric)} {sign} {show_metric(constraint.metric, constraint.limit, share)}"
+
+
+def show_relaxed(metric: str, value: float, share: bool = True) -> str:
+    """Write what a limit would have to be: ``latency p95 up to 6.2 ms``."""
+    direction = "down to" if metric == "accuracy" else "up to"
+    return f"{name_of(metric)} {direction} {show_metric(metric, value, share)}"
+
+
+def show_speedup(ratio: float | None) -> str:
+    """Write a speed-up: ``5.8×``."""
+    return NOTHING if ratio is None else f"{ratio:.3g}×" if ratio < 100 else f"{ratio:.0f}×"
+
+
+def pruning_of(candidate: Candidate) -> str:
+    """Write a candidate's pruning: ``none`` or ``channel 0.50``."""
+    pruning = candidate.pruning
+    return pruning.structure if pruning.structure == "none" else f"{pruning.structure} {pruning.amount:.2f}"
+
+
+def ending_of(trial: TrialResult) -> str:
+    """Say in a word how a trial ended: ``on the front``, ``feasible``, ``over a limit``, ``rejected``, ``crashed``, …"""
+    if trial.outcome == "failed":
+        return (trial.failure_kind or "failed").replace("_", " ")
+    if trial.outcome != "measured":
+        return trial.outcome
+    return "on the front" if trial.pareto else "feasible" if trial.feasible else "over a limit"
+
+
+def verdict_for(trial: TrialResult | None, constraint: Constraint) -> Verdict | None:
+    """Return the trial's verdict on a constraint, or None where it was not reached."""
+    verdicts = trial.verdicts if trial else ()
+    return next((verdict for verdict in verdicts if verdict.constraint == constraint), None)
+
+
+def failures_by_kind(trials: Iterable[TrialResult]) -> dict[str, list[TrialResult]]:
+    """Group the failed trials by their kind, the most frequent first."""
+    groups: dict[str, list[TrialResult]] = {}
+    for trial in trials:
+        if trial.outcome == "failed":
+            groups.setdefault(trial.failure_kind or "error", []).append(trial)
+    return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def headline(result: SearchResult) -> str:
+    """Say in one sentence what the search found."""
+    if result.best is None:
+        tried = result.trials.total
+        if not tried:
+            return "No trial has finished yet." if result.status == "interrupted" else "No candidate could be tried."
+        limits = " and ".join(show_limit(constraint, in_shares(result)) for constraint in result.constraints)
+        found = f"None of {tried} trials meets {limits}"
+        return f"{found} so far." if result.status == "interrupted" else f"{found}."
+    return ", ".join(_best_facts(result, result.best)) + "."
+
+
+def _best_facts(result: SearchResult, best: TrialResult) -> list[str]:
+    latency = f"{show_ms(best.latency_at(result.percentile))} at {result.percentile}"
+    batch = "" if best.candidate.batch_size == 1 else f" for a batch of {best.candidate.batch_size}"
+    facts = [latency + batch]
+    if result.objective == "throughput":
+        facts = [f"{show_rate(best.throughput_per_s).removesuffix('/s')} examples/s with {latency}{batch}"]
+    elif result.objective == "size":
+        facts = [show_bytes(best.size_bytes), *facts]
+    if result.speedup is not None:
+        facts.append(_compared(result.speedup, "eager fp32"))
+    if result.speedup_over_float is not None and result.best_float is not None:
+        name = result.best_float.candidate.backend
+        facts.append(_compared(result.speedup_over_float, f"the best unmodified float model ({name})"))
+    if best.accuracy is not None:
+        facts.append(f"accuracy {show_score(best.accuracy, 1)} ({_drop_fact(best)})")
+    return facts
+
+
+def _compared(ratio: float, other: str) -> str:
+    return f"{show_speedup(ratio)} faster than {other}" if ratio >= 1 else f"{show_speedup(ratio)} the speed of {other}"
+
+
+def _drop_fact(best: TrialResult) -> str:
+    interval, share = best.accuracy_drop_ci95, is_share(best)
+    spread = "" if interval is None else f" ± {show_drop((interval[1] - interval[0]) / 2, share)}"
+    number = show_drop(best.accuracy_drop, share)
+    return f"drop {number.removesuffix(' pp') if spread.endswith(' pp') else number}{spread}"

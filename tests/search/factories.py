@@ -1,0 +1,398 @@
+"""Synthetic searches: valid specs, profiles, targets, trials and results, without running anything."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from evaluators.candidate import Candidate, Pruning, Quantization, Runtime
+from evaluators.outcome import (
+    AccuracyEvidence,
+    Constraint,
+    Evidence,
+    Failure,
+    FailureKind,
+    LatencyEvidence,
+    Outcome,
+    Verdict,
+)
+from evaluators.profile import WorkloadProfile
+from evaluators.structure import Structure, TensorSpec
+from evaluators.target import Target
+from search.front import best_trial, nearest_trials, objective_value, pareto_front, total_violation
+from search.result import Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
+from search.spec import SearchSpec
+
+TARGET = "cpu-avx512_vnni"
+SEARCH_ID = "3f9a21c7"
+BASELINE_ACCURACY = 0.923
+EXAMPLES = 10_000
+
+_BACKENDS = {"eager": 1.0, "inductor": 0.52, "onnxruntime": 0.30, "openvino": 0.27}
+_SCHEMES: dict[str, dict[str, tuple[float, float]]] = {
+    "eager": {"fp32": (1.0, 0.0), "bf16": (0.9, 0.001), "dynamic_int8": (0.98, 0.001)},
+    "inductor": {"fp32": (1.0, 0.0), "bf16": (0.75, 0.001), "static_int8": (0.55, 0.004)},
+    "onnxruntime": {"fp32": (1.0, 0.0), "dynamic_int8": (1.1, 0.003), "static_int8": (0.48, 0.006)},
+    "openvino": {"fp32": (1.0, 0.0), "bf16": (0.7, 0.001), "static_int8": (0.42, 0.005)},
+}
+_STRUCTURES = {"none": (1.0, 0.0), "unstructured": (1.0, 0.004), "channel": (0.55, 0.009)}
+
+
+def a_spec(**settings: Any) -> SearchSpec:
+    """Return a spec with a latency budget; ``settings`` override it."""
+    values: dict[str, Any] = {
+        "workload": "examples/images/workload.py:workload",
+        "latency_budget_ms": 2.0,
+        "max_accuracy_drop": 0.01,
+        "trials": 40,
+        "name": "fashion-cpu",
+    }
+    return SearchSpec.model_validate(values | settings)
+
+
+def a_profile(**fields: Any) -> WorkloadProfile:
+    """Return the profile of a small image classifier; ``fields`` override it."""
+    values: dict[str, Any] = {
+        "name": "fashion-mnist-resnet8",
+        "reference": "/work/examples/images/workload.py:workload",
+        "model_digest": "ab" * 32,
+        "data_digests": {"calibration": "cd" * 32, "validation": "ef" * 32},
+        "metric_digest": "01" * 32,
+        "parameters": 78_042,
+        "size_bytes": 315_000,
+        "flops": 12_500_000,
+        "inputs": Structure(
+            style="tensor", tensors=(TensorSpec(name="input", dtype="float32", shape=(None, 1, 28, 28)),)
+        ),
+        "outputs": Structure(style="tensor", tensors=(TensorSpec(name="output", dtype="float32", shape=(None, 10)),)),
+        "layers": {"Conv2d": 9, "Linear": 1},
+        "widths": (16, 32, 64),
+        "exportable": None,
+        "dynamic_batch": True,
+        "has_train": True,
+        "accuracy": BASELINE_ACCURACY,
+        "examples": EXAMPLES,
+        "calibration_examples": 512,
+        "scored_by": "top1",
+        "per_example": True,
+    }
+    return WorkloadProfile.model_validate(values | fields)
+
+
+def a_target() -> Target:
+    """Return a two-core machine with VNNI."""
+    return Target(
+        name=TARGET,
+        processor="AMD EPYC 9R45",
+        features=("avx512_bf16", "avx512_vnni", "avx512f", "avx2", "fma"),
+        cores=2,
+        memory_bytes=8 * 10**9,
+        system="Linux x86_64",
+    )
+
+
+def a_candidate(
+    backend: str = "eager",
+    scheme: str = "fp32",
+    structure: str = "none",
+    amount: float = 0.5,
+    batch_size: int = 1,
+    threads: int = 1,
+    **knobs: Any,
+) -> Candidate:
+    """Return a candidate; ``knobs`` are the quantizer's."""
+    pruning = Pruning() if structure == "none" else Pruning(structure=structure, amount=amount, recovery_steps=200)
+    return Candidate(
+        target=TARGET,
+        backend=backend,
+        quantization=Quantization(scheme=scheme, **knobs),
+        pruning=pruning,
+        batch_size=batch_size,
+        runtime=Runtime(threads=threads),
+    )
+
+
+def verdicts_of(evidence: Evidence, constraints: Sequence[Constraint]) -> tuple[Verdict, ...]:
+    """Judge by the values alone, in the constraints' order, leaving out what was not measured."""
+    found = []
+    for constraint in constraints:
+        value, interval = _value_of(evidence, constraint.metric)
+        if value is not None:
+            gap = value - constraint.limit if constraint.max is not None else constraint.limit - value
+            status: Literal["pass", "fail"] = "pass" if gap <= 0 else "fail"
+            scale = abs(constraint.limit) or 0.01
+            found.append(
+                Verdict(constraint=constraint, status=status, value=value, interval=interval, violation=gap / scale)
+            )
+    return tuple(found)
+
+
+def a_trial(
+    number: int = 1,
+    candidate: Candidate | None = None,
+    *,
+    source: str = "sampled",
+    constraints: Sequence[Constraint] | None = None,
+    p50: float | None = 0.4,
+    accuracy: float | None = 0.92,
+    size_bytes: int = 120_000,
+    failure: Failure | None = None,
+    gates: bool = True,
+    **extra: Any,
+) -> TrialResult:
+    """Return a trial: failed with ``failure``, rejected where a gate meets a broken constraint, else measured."""
+    candidate = candidate or a_candidate("onnxruntime", "static_int8")
+    limits = a_spec().constraints if constraints is None else constraints
+    evidence = _evidence(candidate, p50, accuracy, size_bytes)
+    stages = {"prune": 0.2, "quantize": 0.9, "build": 1.4, "latency": 1.3, "accuracy": 2.2}
+    verdicts = verdicts_of(evidence, limits)
+    missed = [verdict.constraint.metric for verdict in verdicts if verdict.status == "fail"]
+    reproduce = f"paretune reproduce {SEARCH_ID} {number}"
+    if failure is not None:
+        stages = {"prune": 0.2, failure.stage: 1.1}
+        outcome = Outcome(kind="failed", failure=failure, stage_seconds=stages, reproduce=reproduce)
+    elif missed and gates:
+        outcome = Outcome(
+            kind="rejected",
+            gate=missed[0],
+            evidence=evidence,
+            verdicts=verdicts,
+            stage_seconds=stages,
+            reproduce=reproduce,
+        )
+    else:
+        outcome = Outcome(
+            kind="measured",
+            evidence=evidence,
+            verdicts=verdicts,
+            stage_seconds=stages,
+            cached_stages=("prune",),
+            bundle=f"bundles/{candidate.hash}",
+            reproduce=reproduce,
+        )
+    return trial_result(number, candidate, source, "DONE", outcome, **extra)
+
+
+def a_search(
+    count: int = 40,
+    *,
+    spec: SearchSpec | None = None,
+    seed: int = 0,
+    home: str = ".paretune",
+    interrupted: bool = False,
+    notes: Sequence[str] = (),
+) -> tuple[SearchResult, list[TrialResult]]:
+    """Return a plausible search of ``count`` trials, the baseline first; infeasible if the limits are too tight."""
+    spec = spec or a_spec()
+    rng = random.Random(seed)  # noqa: S311
+    trials = [
+        _simulated(number, candidate, rng, spec.constraints) for number, candidate in enumerate(_candidates(count, rng))
+    ]
+    goal, percentile = spec.goal, spec.percentile
+    best = best_trial(pareto_front(trials, goal, percentile))
+    trials += _references(trials, best, rng, spec)
+    front = pareto_front(trials, goal, percentile)
+    on_front = {trial.number for trial in front}
+    trials = [trial.model_copy(update={"pareto": trial.number in on_front}) for trial in trials]
+    front = [trial for number in (item.number for item in front) for trial in trials if trial.number == number]
+    best = best_trial(front)
+    return _result(spec, trials, front, best, home=home, interrupted=interrupted, notes=tuple(notes)), trials
+
+
+def _value_of(evidence: Evidence, metric: str) -> tuple[float | None, tuple[float, float] | None]:
+    latency, accuracy = evidence.latency, evidence.accuracy
+    if metric.startswith("latency") and latency:
+        return latency.value, latency.ci95
+    if metric == "accuracy_drop" and accuracy:
+        return accuracy.drop, accuracy.drop_ci95
+    if metric == "accuracy" and accuracy:
+        return accuracy.accuracy, accuracy.ci95
+    return (evidence.size_bytes, None) if metric == "size_bytes" else (None, None)
+
+
+def _evidence(candidate: Candidate, p50: float | None, accuracy: float | None, size_bytes: int) -> Evidence:
+    latency = p50 and LatencyEvidence(
+        percentile="p95",
+        p50=p50,
+        p90=p50 * 1.05,
+        p95=p50 * 1.08,
+        p99=p50 * 1.3,
+        mean=p50 * 1.02,
+        ci95=(p50 * 1.06, p50 * 1.11),
+        samples=900,
+        warmup_calls=60,
+        load_seconds=0.03,
+    )
+    spread = 0.0053
+    score = (
+        None
+        if accuracy is None
+        else AccuracyEvidence(
+            accuracy=accuracy,
+            ci95=(accuracy - spread, accuracy + spread),
+            drop=round(BASELINE_ACCURACY - accuracy, 4),
+            drop_ci95=(BASELINE_ACCURACY - accuracy - 0.002, BASELINE_ACCURACY - accuracy + 0.002),
+            examples=EXAMPLES,
+            metric="top1",
+        )
+    )
+    return Evidence(
+        latency=latency or None,
+        throughput_per_s=p50 and candidate.batch_size / p50 * 1e3,
+        accuracy=score,
+        size_bytes=size_bytes,
+        peak_memory_bytes=180_000_000,
+        parameters=78_042,
+        flops=12_500_000,
+    )
+
+
+def _candidates(count: int, rng: random.Random) -> list[Candidate]:
+    recipes = [a_candidate(), *(a_candidate(backend) for backend in list(_BACKENDS)[1:])]
+    found = {candidate.hash: candidate for candidate in recipes[:count]}
+    while len(found) < count:
+        backend = rng.choice(list(_BACKENDS))
+        candidate = a_candidate(
+            backend,
+            rng.choice(list(_SCHEMES[backend])),
+            rng.choice(["none", "none", "unstructured", "channel", "channel"]),
+            amount=rng.choice([0.25, 0.5, 0.75]),
+            batch_size=rng.choice([1, 2, 4, 8, 16, 32]),
+            threads=rng.choice([1, 2]),
+        )
+        found.setdefault(candidate.hash, candidate)
+    return list(found.values())
+
+
+def _references(
+    trials: list[TrialResult], best: TrialResult | None, rng: random.Random, spec: SearchSpec
+) -> list[TrialResult]:
+    """The two baselines at the batch size of the best, where they are not among the trials."""
+    if best is None:
+        return []
+    tried = {trial.candidate.hash for trial in trials}
+    wanted = [a_candidate(backend, batch_size=best.candidate.batch_size) for backend in ("eager", "openvino")]
+    return [
+        _simulated(len(trials) + i, candidate, rng, spec.constraints, source="reference")
+        for i, candidate in enumerate(item for item in wanted if item.hash not in tried)
+    ]
+
+
+def _simulated(
+    number: int, candidate: Candidate, rng: random.Random, constraints: Sequence[Constraint], source: str | None = None
+) -> TrialResult:
+    source = source or ("baseline" if number == 0 else "recipe" if number < 4 else "sampled")
+    gates = source not in ("baseline", "reference")
+    speed, cost = _SCHEMES[candidate.backend][candidate.quantization.scheme]
+    thinner, harm = _STRUCTURES[candidate.pruning.structure]
+    amount = candidate.pruning.amount
+    per_example = 0.54 * _BACKENDS[candidate.backend] * speed * (1 - (1 - thinner) * amount * 2 * 0.8)
+    batch = candidate.batch_size
+    p50 = (
+        per_example
+        * (0.35 + 0.65 * batch)
+        * (1.0 if candidate.runtime.threads == 1 else 0.68)
+        * rng.uniform(0.95, 1.06)
+    )
+    drop = (
+        0.0
+        if candidate.is_unmodified_float
+        else cost + harm * amount * 2 * (4 if amount > 0.7 else 1) * rng.uniform(0.5, 1.5)
+    )
+    if candidate.backend == "inductor" and candidate.quantization.scheme == "static_int8" and amount > 0.6:
+        reason = "AOTInductor refused aten::_weight_int8pack_mm at this width (48); no kernel is registered for it"
+        return a_trial(
+            number,
+            candidate,
+            source=source,
+            constraints=constraints,
+            failure=Failure(kind=FailureKind.UNSUPPORTED, stage="build", reason=reason),
+        )
+    if candidate.backend == "eager" and batch == 32 and amount:
+        return a_trial(
+            number,
+            candidate,
+            source=source,
+            constraints=constraints,
+            failure=Failure(kind=FailureKind.CRASHED, stage="latency", reason="segmentation fault (SIGSEGV)"),
+        )
+    budget = next((item.limit for item in constraints if item.metric.startswith("latency")), float("inf"))
+    accuracy = None if gates and p50 * 1.08 > budget else round(BASELINE_ACCURACY - drop, 4)
+    size = int(315_000 * (0.27 if "int8" in candidate.quantization.scheme else 1) * (1 - amount * (1 - thinner)))
+    answered = "1b7e0d52/7" if number and number % 11 == 0 else None
+    return a_trial(
+        number,
+        candidate,
+        source=source,
+        constraints=constraints,
+        p50=p50,
+        accuracy=accuracy,
+        size_bytes=size,
+        answered_by=answered,
+        gates=gates,
+    )
+
+
+def _result(
+    spec: SearchSpec,
+    trials: list[TrialResult],
+    front: list[TrialResult],
+    best: TrialResult | None,
+    *,
+    home: str,
+    interrupted: bool,
+    notes: tuple[str, ...],
+) -> SearchResult:
+    size = best.candidate.batch_size if best else 1
+    floats = [
+        trial
+        for trial in trials
+        if trial.candidate.is_unmodified_float and trial.latency_ms and trial.candidate.batch_size == size
+    ]
+    baseline = next((trial for trial in floats if trial.candidate.backend == "eager"), None)
+    best_float = min(floats, key=lambda trial: trial.latency_ms.p50 if trial.latency_ms else 0.0, default=None)
+    nearest = () if best else tuple(nearest_trials(trials))
+    finished = [trial for trial in trials if trial.answered_by is None]
+    counts = {kind: sum(trial.outcome == kind for trial in finished) for kind in ("measured", "rejected", "failed")}
+    return SearchResult(
+        search=SEARCH_ID,
+        name=spec.name or "fashion-cpu",
+        workload="fashion-mnist-resnet8",
+        targets=(TARGET,),
+        status="interrupted" if interrupted else "feasible" if best else "infeasible",
+        objective=spec.goal,
+        percentile=spec.percentile,
+        constraints=spec.constraints,
+        baseline=baseline,
+        best_float=best_float,
+        best=best,
+        speedup=_ratio(baseline, best, spec),
+        speedup_over_float=_ratio(best_float, best, spec),
+        nearest=nearest,
+        relaxations=tuple(_relaxation(trial) for trial in nearest),
+        front=tuple(front),
+        trials=TrialCounts(total=len(trials), cached=len(trials) - len(finished), **counts),
+        elapsed_s=212.4,
+        overhead=Overhead(seconds=18.7, share=0.088),
+        scored_by="top1",
+        notes=notes,
+        home=home,
+    )
+
+
+def _ratio(slow: TrialResult | None, fast: TrialResult | None, spec: SearchSpec) -> float | None:
+    if slow is None or fast is None:
+        return None
+    values = [objective_value(trial, spec.goal, spec.percentile) for trial in (slow, fast)]
+    if values[0] is None or values[1] is None:
+        return None
+    return values[1] / values[0] if spec.goal == "throughput" else values[0] / values[1]
+
+
+def _relaxation(trial: TrialResult) -> Relaxation:
+    missed = {verdict.constraint.metric: verdict.value for verdict in trial.verdicts if not verdict.within}
+    unknown = () if trial.accuracy is not None else ("accuracy_drop",)
+    return Relaxation(
+        trial=trial.number, label=trial.label, limits=missed if total_violation(trial) else {}, unknown=unknown
+    )

@@ -1,0 +1,117 @@
+"""Leases: who runs a trial, whether that process still lives, and the heartbeat that keeps the lease."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from evaluators.errors import InfrastructureError
+from workers.ledger import Ledger
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def owner_name() -> str:
+    """Name this process so that nobody else ever has the name: ``host:pid:start of the process``."""
+    return f"{_host()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def owner_is_alive(owner: str) -> bool:
+    """Whether the process named by ``owner`` may still live; only a process of this host can be known to be dead."""
+    host, pid, started = owner.rsplit(":", 2)
+    return host != _host() or _started(int(pid)) == started
+
+
+def _started(pid: int) -> str | None:
+    """Tell when a process was started, in a clock that nobody adjusts where there is one; None if it is dead."""
+    try:
+        if not Path("/proc/self/stat").exists():
+            return f"{psutil.Process(pid).create_time():.0f}"
+        # proc(5): after the name in brackets come the state and, 19 fields on, the start in ticks since boot.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+class Cancellation:
+    """A one-way switch that can be waited on together with file descriptors: set once, it stays set."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._set = False
+
+    def set(self) -> None:
+        """Ask whoever waits to stop. Safe in any thread and in a signal handler, and twice."""
+        if not self._set:
+            self._set = True
+            self._writer.send(b"!")
+
+    @property
+    def is_set(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return self._set
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable once the switch is set."""
+        return self._reader.fileno()
+
+    def __del__(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+def wait_for(switches: Sequence[Cancellation], seconds: float) -> bool:
+    """Block until a switch is set or ``seconds`` have passed; return whether one is set."""
+    poller = select.poll()
+    for switch in switches:
+        poller.register(switch, select.POLLIN)
+    poller.poll(seconds * 1000)
+    return any(switch.is_set for switch in switches)
+
+
+class Heartbeat:
+    """Renews a lease from a thread while its block runs; ``lost`` is set if the lease goes to someone else.
+
+    Where the ledger cannot be reached the beat is tried again: the lease outlives two missed beats.
+    """
+
+    def __init__(self, ledger: Ledger, trial_id: str, attempt: int, owner: str, lease_seconds: float) -> None:
+        self.lost = Cancellation()
+        self._ledger = ledger
+        self._lease = (trial_id, attempt, owner, lease_seconds)
+        self._pause = lease_seconds / 3
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {trial_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._pause):
+            try:
+                renewed = self._ledger.heartbeat(*self._lease)
+            except InfrastructureError:
+                continue
+            if not renewed:
+                self.lost.set()
+                return

@@ -1,0 +1,183 @@
+"""Ledger: the truth about every search, trial and attempt. Optuna, Celery and MLflow are rebuilt from it.
+
+Every change of a trial is a compare-and-set on its state, its attempt and its owner, so a message that comes
+late or twice, and a worker that lost its lease, change nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from evaluators.errors import UsageError
+from evaluators.frozen import canonical_json
+from evaluators.profile import WorkloadProfile
+from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
+from workers.tables import Database, outbox, searches
+from workers.trials import Trials, post
+
+
+class Ledger(Trials):
+    """Searches, their trials, and the outbox of news about them. Safe to share between threads.
+
+    Args:
+        url: SQLAlchemy URL, e.g. ``sqlite:////home/me/.paretune/ledger.db``.
+        clock: seconds since the epoch.
+        new_id: makes the id of a search.
+
+    Raises:
+        UsageError: the URL cannot be used.
+        InfrastructureError: the database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        clock: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(4),
+    ) -> None:
+        super().__init__(Database(url), clock)
+        self._new_id = new_id
+
+    @classmethod
+    def at(cls, home: Path) -> Ledger:
+        """Open the ledger of a home folder, making both where they are missing."""
+        home.mkdir(parents=True, exist_ok=True)
+        return cls(URL.create("sqlite", database=str(home.resolve() / "ledger.db")))
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self._database.close()
+
+    def create_search(self, workload: str, spec: dict[str, Any], *, name: str | None = None) -> SearchRecord:
+        """Record a new, running search; without a name it is called by its id.
+
+        Raises:
+            UsageError: the name is taken or cannot be told from other references.
+        """
+        if name is not None and (name == "latest" or "/" in name or name != name.strip() or not name):
+            raise UsageError(f"a search cannot be named {name!r}; use letters, digits and dashes")
+        identifier = self._new_id()
+        values = {
+            "id": identifier,
+            "name": name or identifier,
+            "workload": workload,
+            "spec": canonical_json(spec),
+            "status": "running",
+            "created_at": self._clock(),
+            "elapsed_s": 0.0,
+            "cancel_requested": False,
+        }
+        try:
+            with self._database.writing() as connection:
+                connection.execute(insert(searches).values(values))
+                post(connection, identifier, None, self._clock())
+        except IntegrityError:
+            raise UsageError(
+                f"a search named {values['name']!r} exists; resume it, or choose another --name"
+            ) from None
+        return self.search(identifier)
+
+    def searches(self) -> tuple[SearchRecord, ...]:
+        """Return every search, the oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(searches).order_by(searches.c.created_at, searches.c.id)).mappings()
+            return tuple(search_record(row) for row in rows)
+
+    def search(self, reference: str) -> SearchRecord:
+        """Find a search by its id, its name, an unambiguous beginning of either, or ``latest``.
+
+        Raises:
+            UsageError: nothing, or more than one search, answers to the reference; the message lists what exists.
+        """
+        with self._database.reading() as connection:
+            named = select(searches).where(or_(searches.c.id == reference, searches.c.name == reference))
+            exact = [search_record(row) for row in connection.execute(named).mappings()]
+        if exact:
+            return min(exact, key=lambda search: search.id != reference)
+        everything = self.searches()
+        if reference == "latest" and everything:
+            return everything[-1]
+        begun = [search for search in everything if reference and _begins(search, reference)]
+        if len(begun) == 1:
+            return begun[0]
+        problem = f"{len(begun)} searches begin with {reference!r}" if begun else f"there is no search {reference!r}"
+        raise UsageError(f"{problem}; {_listed(begun or everything)}")
+
+    def update_search(
+        self,
+        search_id: str,
+        *,
+        status: SearchStatus | None = None,
+        profile: WorkloadProfile | None = None,
+        result: dict[str, Any] | None = None,
+        add_elapsed_s: float = 0.0,
+    ) -> SearchRecord:
+        """Set what is given and add to the elapsed time; a new status or result is posted to the outbox.
+
+        Raises:
+            UsageError: there is no such search.
+        """
+        values: dict[str, Any] = {"elapsed_s": searches.c.elapsed_s + add_elapsed_s}
+        if status is not None:
+            values["status"] = status
+        if profile is not None:
+            values["profile"] = profile.model_dump_json()
+        if result is not None:
+            values["result"] = canonical_json(result)
+        with self._database.writing() as connection:
+            changed = connection.execute(update(searches).where(searches.c.id == search_id).values(values)).rowcount
+            if changed and (status is not None or result is not None):
+                post(connection, search_id, None, self._clock())
+        if not changed:
+            raise UsageError(f"there is no search {search_id!r}")
+        return self.search(search_id)
+
+    def request_cancel(self, search_id: str, wanted: bool = True) -> None:
+        """Ask the coordinator of a search, in whatever process it lives, to stop; or take that back.
+
+        Raises:
+            UsageError: there is no such search.
+        """
+        change = update(searches).where(searches.c.id == search_id).values(cancel_requested=wanted)
+        with self._database.writing() as connection:
+            changed = connection.execute(change).rowcount
+        if not changed:
+            raise UsageError(f"there is no search {search_id!r}")
+
+    def pending(self, search_id: str | None = None) -> tuple[OutboxRecord, ...]:
+        """Return the undelivered news, the oldest first, of one search or of all."""
+        waiting = select(outbox).where(outbox.c.delivered_at.is_(None)).order_by(outbox.c.id)
+        if search_id is not None:
+            waiting = waiting.where(outbox.c.search_id == search_id)
+        with self._database.reading() as connection:
+            return tuple(OutboxRecord.model_validate(dict(row)) for row in connection.execute(waiting).mappings())
+
+    def delivered(self, ids: Collection[int]) -> None:
+        """Mark news as delivered; doing so twice changes nothing."""
+        wanted = sorted(ids)
+        with self._database.writing() as connection:
+            for start in range(0, len(wanted), 500):
+                chunk = outbox.c.id.in_(wanted[start : start + 500])
+                change = update(outbox).where(chunk, outbox.c.delivered_at.is_(None))
+                connection.execute(change.values(delivered_at=self._clock()))
+
+
+def _begins(search: SearchRecord, reference: str) -> bool:
+    return search.id.startswith(reference) or search.name.startswith(reference)
+
+
+def _listed(records: Sequence[SearchRecord]) -> str:
+    if not records:
+        return "no search has been run here yet (is --home right?)"
+    latest = records[-10:]
+    lines = [f"{record.id} {record.name} ({record.status}, {record.workload})" for record in reversed(latest)]
+    more = f", and {len(records) - len(latest)} older" if len(records) > len(latest) else ""
+    return "these exist: " + "; ".join(lines) + more

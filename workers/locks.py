@@ -1,0 +1,109 @@
+"""Locks: one measurement at a time per device of this host, and one coordinator per search."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from evaluators.errors import InfrastructureError, UsageError
+
+_RETRY_SECONDS = 0.1
+
+
+def lock_folder() -> Path:
+    """Return this user's folder for locks that hold across homes, making it where it is missing.
+
+    Raises:
+        InfrastructureError: somebody else owns the folder or may write to it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"paretune-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise InfrastructureError(
+            f"{folder} must be a folder that only you may use, and is not; remove it, or set TMPDIR to another place"
+        )
+    return folder
+
+
+@contextmanager
+def device_lock(
+    device: str, *, folder: Path | None = None, wait: Callable[[float], bool] | None = None
+) -> Iterator[bool]:
+    """Hold a device of this host, ``cpu`` or ``cuda:0``, for the block.
+
+    Args:
+        device: the device's id; the same id is the same lock in every search of this user.
+        folder: where the lock lives, ``lock_folder()`` unless told.
+        wait: sleeps for so many seconds, and returns True to give up.
+
+    Yields:
+        Whether the device is held; False only where ``wait`` gave up.
+    """
+    lock = FileLock((folder or lock_folder()) / f"{_file_name(device)}.lock")
+    pause = wait or _sleep
+    held = _try(lock)
+    while not held and not pause(_RETRY_SECONDS):
+        held = _try(lock)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
+
+
+@contextmanager
+def search_lock(home: Path, search_id: str) -> Iterator[None]:
+    """Be the only coordinator of a search for the block.
+
+    Raises:
+        UsageError: another process runs the search; the message names it.
+    """
+    folder = home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{_file_name(search_id)}.lock")
+    holder = folder / f"{_file_name(search_id)}.holder"
+    if not _try(lock):
+        raise UsageError(f"search {search_id} is being run by {_described(holder)}; wait for it, or cancel it first")
+    try:
+        holder.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink()
+        lock.release()
+
+
+def _try(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
+
+
+def _described(holder: Path) -> str:
+    try:
+        found = json.loads(holder.read_text())
+        return f"process {found['pid']} since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

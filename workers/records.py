@@ -1,0 +1,105 @@
+"""What the ledger hands out: searches, trials and messages as frozen values, never as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from evaluators.candidate import Candidate
+from evaluators.frozen import Frozen
+from evaluators.outcome import Outcome
+from evaluators.profile import WorkloadProfile
+
+SearchStatus = Literal["running", "finished", "interrupted", "cancelled"]
+TrialSource = Literal["baseline", "recipe", "sampled", "reference"]
+TrialState = Literal["QUEUED", "RUNNING", "DONE"]
+EndedHow = Literal["finished", "lost", "released"]
+
+
+class SearchRecord(Frozen):
+    """One request and how far it has come. ``elapsed_s`` is summed over all sessions that worked on it."""
+
+    id: str
+    name: str
+    workload: str
+    spec: dict[str, Any]
+    profile: WorkloadProfile | None
+    status: SearchStatus
+    created_at: float
+    elapsed_s: float
+    result: dict[str, Any] | None
+    cancel_requested: bool
+
+
+class TrialRecord(Frozen):
+    """One candidate under test in one search; ``id`` is ``search id/number``.
+
+    A trial that is measured again keeps its earlier outcome until the new one replaces it.
+    Times are seconds since the epoch; ``answered_by`` is the id of the trial whose outcome answers this one.
+    """
+
+    id: str
+    search_id: str
+    number: int
+    candidate: Candidate
+    candidate_hash: str
+    evaluation_key: str
+    source: TrialSource
+    state: TrialState
+    attempt: int
+    owner: str | None
+    lease_until: float | None
+    gates: bool
+    outcome: Outcome | None
+    answered_by: str | None
+    created_at: float
+    finished_at: float | None
+
+    @model_validator(mode="after")
+    def _done_has_an_outcome(self) -> TrialRecord:
+        if self.state == "DONE" and self.outcome is None:
+            raise ValueError(f"trial {self.id} is DONE without an outcome")
+        if (self.state == "RUNNING") != (self.owner is not None and self.lease_until is not None):
+            raise ValueError(f"trial {self.id} is {self.state} with owner {self.owner!r}; only RUNNING trials have one")
+        return self
+
+
+class AttemptRecord(Frozen):
+    """One try at running a trial; ``ended_how`` is None while it runs."""
+
+    trial_id: str
+    attempt: int
+    owner: str
+    started_at: float
+    ended_at: float | None
+    ended_how: EndedHow | None
+
+
+class OutboxRecord(Frozen):
+    """News for the projections (MLflow): this trial, or this search, has changed; read it from the ledger."""
+
+    id: int
+    search_id: str
+    trial_number: int | None
+    kind: Literal["search", "trial"]
+    created_at: float
+    delivered_at: float | None
+
+
+def search_record(row: Mapping[Any, Any]) -> SearchRecord:
+    """Parse a row of ``searches``."""
+    values = dict(row)
+    for name in ("spec", "profile", "result"):
+        values[name] = None if values[name] is None else json.loads(values[name])
+    return SearchRecord.model_validate(values)
+
+
+def trial_record(row: Mapping[Any, Any]) -> TrialRecord:
+    """Parse a row of ``trials``."""
+    values = {name: value for name, value in row.items() if name != "outcome_kind"}
+    for name in ("candidate", "outcome"):
+        values[name] = None if values[name] is None else json.loads(values[name])
+    return TrialRecord.model_validate(values)

@@ -1,0 +1,243 @@
+"""Trials of the ledger: queued, claimed under a lease, finished once, taken back when their worker is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
+
+from evaluators.candidate import Candidate
+from evaluators.errors import UsageError
+from evaluators.outcome import Failure, FailureKind, Outcome
+from workers.records import AttemptRecord, EndedHow, TrialRecord, TrialSource, trial_record
+from workers.tables import Database, attempts, outbox, searches, trials
+
+MAX_LOSSES = 8
+
+_UNOWNED: dict[str, Any] = {"owner": None, "lease_until": None}
+
+
+class Trials:
+    """The trials of all searches, and the compare-and-set steps between their states.
+
+    ``QUEUED`` —claim→ ``RUNNING`` —finish→ ``DONE``; a lost or released attempt goes back to ``QUEUED`` under the
+    next attempt number, and so does a finished trial that is to be measured again.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    def trials(self, search_id: str) -> tuple[TrialRecord, ...]:
+        """Return the trials of one search by number."""
+        wanted = select(trials).where(trials.c.search_id == search_id).order_by(trials.c.number)
+        with self._database.reading() as connection:
+            return tuple(trial_record(row) for row in connection.execute(wanted).mappings())
+
+    def trial(self, trial_id: str) -> TrialRecord:
+        """Return one trial.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        with self._database.reading() as connection:
+            return trial_record(_row(connection, trial_id))
+
+    def attempts(self, trial_id: str) -> tuple[AttemptRecord, ...]:
+        """Return every try at running a trial, the first one first."""
+        wanted = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.attempt)
+        with self._database.reading() as connection:
+            return tuple(AttemptRecord.model_validate(dict(row)) for row in connection.execute(wanted).mappings())
+
+    def find_evaluation(self, evaluation_key: str) -> TrialRecord | None:
+        """Return the latest trial of any search that was really run under this key and did not fail."""
+        known = select(trials).where(
+            trials.c.evaluation_key == evaluation_key,
+            trials.c.state == "DONE",
+            trials.c.answered_by.is_(None),
+            trials.c.outcome_kind != "failed",
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(known.order_by(trials.c.finished_at.desc()).limit(1)).mappings().first()
+        return None if row is None else trial_record(row)
+
+    def add_trial(
+        self, search_id: str, candidate: Candidate, source: TrialSource, evaluation_key: str, *, gates: bool = True
+    ) -> TrialRecord:
+        """Queue a candidate under the next number of its search; a candidate that is known there is returned as it is.
+
+        Raises:
+            UsageError: there is no such search.
+        """
+        with self._database.writing() as connection:
+            # The row lock makes the next number ours on databases where writers run side by side.
+            locked = select(searches.c.id).where(searches.c.id == search_id).with_for_update()
+            if connection.scalar(locked) is None:
+                raise UsageError(f"there is no search {search_id!r}")
+            mine = trials.c.search_id == search_id
+            same = select(trials.c.id).where(mine, trials.c.candidate_hash == candidate.hash)
+            trial_id = connection.scalar(same)
+            if trial_id is None:
+                last = connection.scalar(select(func.max(trials.c.number)).where(mine))
+                number = 0 if last is None else last + 1
+                trial_id = f"{search_id}/{number}"
+                values = {
+                    "id": trial_id,
+                    "search_id": search_id,
+                    "number": number,
+                    "candidate": candidate.canonical,
+                    "candidate_hash": candidate.hash,
+                    "evaluation_key": evaluation_key,
+                    "source": source,
+                    "state": "QUEUED",
+                    "attempt": 1,
+                    "gates": gates,
+                    "created_at": self._clock(),
+                }
+                connection.execute(insert(trials).values(values))
+            return trial_record(_row(connection, trial_id))
+
+    def answer_trial(self, trial_id: str, attempt: int, outcome: Outcome, answered_by: str) -> bool:
+        """End a queued trial at once with what an earlier trial found; False if it is no longer queued."""
+        queued = _at(trial_id, attempt, "QUEUED")
+        with self._database.writing() as connection:
+            if not _change(connection, queued, _done(outcome, self._clock()) | {"answered_by": answered_by}):
+                return False
+            _post_trial(connection, trial_id, self._clock())
+        return True
+
+    def claim(self, trial_id: str, attempt: int, owner: str, lease_seconds: float) -> bool:
+        """Take a queued attempt for ``owner``; False if it was claimed, superseded or finished by someone else."""
+        now = self._clock()
+        with self._database.writing() as connection:
+            running = {"state": "RUNNING", "owner": owner, "lease_until": now + lease_seconds}
+            if not _change(connection, _at(trial_id, attempt, "QUEUED"), running):
+                return False
+            started = {"trial_id": trial_id, "attempt": attempt, "owner": owner, "started_at": now}
+            connection.execute(insert(attempts).values(started))
+        return True
+
+    def heartbeat(self, trial_id: str, attempt: int, owner: str, lease_seconds: float) -> bool:
+        """Renew the lease; False if it is no longer ours, and then the work must stop."""
+        with self._database.writing() as connection:
+            renewed = {"lease_until": self._clock() + lease_seconds}
+            return _change(connection, _held(trial_id, attempt, owner), renewed)
+
+    def finish(self, trial_id: str, attempt: int, owner: str, outcome: Outcome) -> bool:
+        """Record the outcome, the end of the attempt and the news of it together; False if the lease is not ours."""
+        now = self._clock()
+        with self._database.writing() as connection:
+            done = _done(outcome, now) | {"answered_by": None}
+            if not _change(connection, _held(trial_id, attempt, owner), done):
+                return False
+            _end_attempt(connection, trial_id, attempt, "finished", now)
+            _post_trial(connection, trial_id, now)
+        return True
+
+    def release(self, trial_id: str, attempt: int, owner: str) -> bool:
+        """Give a running trial back on purpose: it is queued under the next attempt, and no loss is counted."""
+        with self._database.writing() as connection:
+            again = _UNOWNED | {"state": "QUEUED", "attempt": attempt + 1}
+            if not _change(connection, _held(trial_id, attempt, owner), again):
+                return False
+            _end_attempt(connection, trial_id, attempt, "released", self._clock())
+        return True
+
+    def rerun(self, trial_id: str, *, gates: bool = False) -> TrialRecord:
+        """Queue a finished trial once more; its outcome stays until a new one replaces it.
+
+        Raises:
+            UsageError: the trial does not exist, or is not finished.
+        """
+        with self._database.writing() as connection:
+            row = _row(connection, trial_id)
+            again = {"state": "QUEUED", "attempt": row["attempt"] + 1, "gates": gates}
+            if not _change(connection, _at(trial_id, row["attempt"], "DONE"), again):
+                raise UsageError(f"trial {trial_id} is {row['state']}; only a finished trial can be run again")
+            return trial_record(_row(connection, trial_id))
+
+    def withdraw(self, trial_id: str) -> bool:
+        """Take a queued rerun back, so that the trial is finished with its earlier outcome; False if there is none."""
+        with self._database.writing() as connection:
+            queued = and_(trials.c.id == trial_id, trials.c.state == "QUEUED", trials.c.outcome.is_not(None))
+            return _change(connection, queued, {"state": "DONE"})
+
+    def requeue_lost(
+        self, search_id: str, is_alive: Callable[[str], bool], *, max_losses: int = MAX_LOSSES
+    ) -> tuple[TrialRecord, ...]:
+        """Take back the running trials whose lease has expired or whose owner is dead, and return them.
+
+        Each is queued under its next attempt; after ``max_losses`` losses it ends as failed (lost), or with the
+        outcome that it had before a rerun.
+        """
+        now = self._clock()
+        running = select(trials).where(trials.c.search_id == search_id, trials.c.state == "RUNNING")
+        taken = []
+        with self._database.writing() as connection:
+            for row in connection.execute(running.order_by(trials.c.number)).mappings().all():
+                if row["lease_until"] > now and is_alive(row["owner"]):
+                    continue
+                unrenewed = trials.c.lease_until == row["lease_until"]
+                mine = and_(_held(row["id"], row["attempt"], row["owner"]), unrenewed)
+                lost_here = and_(attempts.c.trial_id == row["id"], attempts.c.ended_how == "lost")
+                losses = (connection.scalar(select(func.count()).select_from(attempts).where(lost_here)) or 0) + 1
+                if not _change(connection, mine, _after_loss(row, losses, max_losses, now)):
+                    continue
+                _end_attempt(connection, row["id"], row["attempt"], "lost", now)
+                if losses >= max_losses:
+                    _post_trial(connection, row["id"], now)
+                taken.append(trial_record(_row(connection, row["id"])))
+        return tuple(taken)
+
+
+def post(connection: Connection, search_id: str, trial_number: int | None, now: float) -> None:
+    """Put news into the outbox, in the transaction of the change that it tells of."""
+    kind = "search" if trial_number is None else "trial"
+    values = {"search_id": search_id, "trial_number": trial_number, "kind": kind, "created_at": now}
+    connection.execute(insert(outbox).values(values))
+
+
+def _post_trial(connection: Connection, trial_id: str, now: float) -> None:
+    row = _row(connection, trial_id)
+    post(connection, row["search_id"], row["number"], now)
+
+
+def _row(connection: Connection, trial_id: str) -> RowMapping:
+    row = connection.execute(select(trials).where(trials.c.id == trial_id)).mappings().first()
+    if row is None:
+        raise UsageError(f"there is no trial {trial_id!r}; trials are named as in a1b2c3d4/7, search id and number")
+    return row
+
+
+def _at(trial_id: str, attempt: int, state: str) -> ColumnElement[bool]:
+    return and_(trials.c.id == trial_id, trials.c.attempt == attempt, trials.c.state == state)
+
+
+def _held(trial_id: str, attempt: int, owner: str) -> ColumnElement[bool]:
+    return and_(_at(trial_id, attempt, "RUNNING"), trials.c.owner == owner)
+
+
+def _change(connection: Connection, expected: ColumnElement[bool], values: dict[str, Any]) -> bool:
+    return connection.execute(update(trials).where(expected).values(values)).rowcount == 1
+
+
+def _end_attempt(connection: Connection, trial_id: str, attempt: int, how: EndedHow, now: float) -> None:
+    this = and_(attempts.c.trial_id == trial_id, attempts.c.attempt == attempt)
+    connection.execute(update(attempts).where(this).values(ended_at=now, ended_how=how))
+
+
+def _done(outcome: Outcome, now: float) -> dict[str, Any]:
+    text = outcome.model_dump_json()
+    return _UNOWNED | {"state": "DONE", "outcome": text, "outcome_kind": outcome.kind, "finished_at": now}
+
+
+def _after_loss(row: RowMapping, losses: int, max_losses: int, now: float) -> dict[str, Any]:
+    if losses < max_losses:
+        return _UNOWNED | {"state": "QUEUED", "attempt": row["attempt"] + 1}
+    if row["outcome"] is not None:
+        return _UNOWNED | {"state": "DONE"}
+    reason = f"its worker was lost {losses} times before it answered, the last one was {row['owner']}"
+    failure = Failure(kind=FailureKind.LOST, stage="worker", reason=reason)
+    reproduce = f"paretune reproduce {row['search_id']} {row['number']}"
+    return _done(Outcome(kind="failed", failure=failure, reproduce=reproduce), now)
