@@ -6,19 +6,39 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from search.front import objective_value
+from search.charts import factors_figure, progress_figure
 from search.palette import LIMIT, NEUTRAL, STAR, colours, symbols
 from search.pictures import pareto_png
 from search.result import SearchResult, TrialResult
-from search.scene import Axis, Range, Scene, accuracy_floor, axes_of, horizontal_range, scene_of, vertical_range
-from search.wording import ending_of, in_shares, is_share, pruning_of, show_drop, show_interval, show_limit, show_rate
-from search.wording import show_score
+from search.scene import (
+    Axis,
+    Range,
+    Scene,
+    accuracy_floor,
+    axes_of,
+    horizontal_range,
+    scene_of,
+    show_tick,
+    ticks_of,
+    vertical_range,
+)
+from search.style import apply_style
 from search.units import show_bytes, show_ms
+from search.wording import (
+    ending_of,
+    in_shares,
+    is_share,
+    pruning_of,
+    show_drop,
+    show_interval,
+    show_limit,
+    show_rate,
+    show_score,
+)
 
 __all__ = ["factors_figure", "pareto_figure", "pareto_png", "progress_figure"]
 
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-_MARK_SYMBOLS = {"best": "star", "baseline": "circle-open", "best float": "hexagon-open"}
+_MARK_SYMBOLS = {"best": "star", "baseline": "circle-open", "best float": "hexagon-open", "nearest": "diamond-open"}
 
 
 def pareto_figure(result: SearchResult, trials: Sequence[TrialResult]) -> Any:
@@ -84,9 +104,16 @@ class _Traces:
 
         self.trials_of.append(group)
         axis = self.axes[0]
-        common = {"x": [axis.value(trial) for trial in group], "y": [trial.accuracy for trial in group], "mode": "markers"}
+        common = {
+            "x": [axis.value(trial) for trial in group],
+            "y": [trial.accuracy for trial in group],
+            "mode": "markers",
+        }
         if group:
-            hover = {"hovertext": [_hover(trial, self.result) for trial in group], "hovertemplate": "%{hovertext}<extra></extra>"}
+            hover = {
+                "hovertext": [_hover(trial, self.result) for trial in group],
+                "hovertemplate": "%{hovertext}<extra></extra>",
+            }
             common |= hover
         return go.Scatter(common | fields)
 
@@ -103,7 +130,7 @@ class _Traces:
     def _bars(self, group: tuple[TrialResult, ...], colour: str) -> dict[str, Any]:
         vertical = [_errors(trial.accuracy, trial.accuracy_ci95) for trial in group]
         horizontal = [_errors(self.axes[0].value(trial), self.axes[0].interval(trial)) for trial in group]
-        style = {"type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 3}
+        style = {"type": "data", "symmetric": False, "color": _translucent(colour), "thickness": 1, "width": 3}
         return {
             "error_y": {**style, "array": [up for up, _ in vertical], "arrayminus": [down for _, down in vertical]},
             "error_x": {**style, "array": [up for up, _ in horizontal], "arrayminus": [down for _, down in horizontal]},
@@ -111,7 +138,9 @@ class _Traces:
 
     def _line(self) -> Any:
         line = {"shape": "hv", "color": NEUTRAL, "width": 1.6}
-        return self._scatter(self.scene.front, name="Pareto front", mode="lines", line=line, hoverinfo="skip", hovertemplate=None)
+        return self._scatter(
+            self.scene.front, name="Pareto front", mode="lines", line=line, hoverinfo="skip", hovertemplate=None
+        )
 
     def _crosses(self, group: tuple[TrialResult, ...], name: str, opacity: float) -> Any:
         marker = {
@@ -128,9 +157,19 @@ class _Traces:
     def _mark(self, name: str, trial: TrialResult) -> Any:
         colour = self.colours[trial.candidate.backend]
         if name == "best":
-            marker: dict[str, Any] = {"symbol": "star", "size": 21, "color": STAR, "line": {"width": 1.5, "color": "#4A3B00"}}
+            marker: dict[str, Any] = {
+                "symbol": "star",
+                "size": 21,
+                "color": STAR,
+                "line": {"width": 1.5, "color": "#4A3B00"},
+            }
         else:
-            marker = {"symbol": _MARK_SYMBOLS[name], "size": 15, "color": colour, "line": {"width": 2.5, "color": colour}}
+            marker = {
+                "symbol": _MARK_SYMBOLS[name],
+                "size": 15,
+                "color": colour,
+                "line": {"width": 2.5, "color": colour},
+            }
         label = f"<b>{name}</b>" if name == "best" else f"{name} ({escape(trial.candidate.backend)})"
         return self._scatter(
             (trial,), name=f"{name}: {escape(trial.label)}", mode="markers+text", marker=marker, text=[label],
@@ -139,7 +178,9 @@ class _Traces:
 
     def _count(self) -> Any:
         marker = {"symbol": "circle-x-open", "color": NEUTRAL, "size": 9}
-        return self._scatter((), x=[None], y=[None], name=f"failed: {len(self.scene.failed)} (see table)", marker=marker)
+        return self._scatter(
+            (), x=[None], y=[None], name=f"failed: {len(self.scene.failed)} (see table)", marker=marker
+        )
 
     def _structures(self) -> list[Any]:
         """The legend of the symbols, where there is more than one."""
@@ -156,9 +197,8 @@ def _lay_out(figure: Any, result: SearchResult, scene: Scene, axes: tuple[Axis, 
     vertical, hidden = vertical_range(result, scene)
     percent = in_shares(result)
     views = [_view(axis, drawn, result, scene, vertical, first=axis is axes[0]) for axis in axes]
-    _style(figure)
+    apply_style(figure)
     first = views[0]["args"][1]
-    note = f" ({hidden} trial{'s' * (hidden > 1)} below; double-click for all)" if hidden else ""
     figure.update_layout(
         height=620, margin={"l": 70, "r": 20, "t": 46, "b": 56}, legend={"x": 1.01, "y": 1, "itemsizing": "constant"},
         shapes=first["shapes"], xaxis2=first["xaxis2"], xaxis=first["xaxis"],
@@ -166,15 +206,22 @@ def _lay_out(figure: Any, result: SearchResult, scene: Scene, axes: tuple[Axis, 
                       "yanchor": "bottom", "pad": {"t": 0, "b": 4}, "showactive": True, "font": {"size": 12}}],
     )  # fmt: skip
     scored = result.scored_by and f" ({escape(result.scored_by)})"
-    figure.update_yaxes(title_text=f"accuracy{scored}{note}", tickformat=".2~%" if percent else None,
+    figure.update_yaxes(title_text=f"accuracy{scored}", tickformat=".2~%" if percent else None,
                         range=[vertical.low, vertical.high], row=1, col=1)  # fmt: skip
     figure.update_yaxes(visible=False, range=[-1, 1], fixedrange=True, row=2, col=1)
+    small = {"xref": "paper", "showarrow": False, "font": {"size": 11, "color": NEUTRAL}}
     if scene.early:
-        figure.add_annotation(text="rejected before accuracy", xref="paper", yref="y2", x=0.004, y=0.95, showarrow=False,
-                              xanchor="left", yanchor="top", font={"size": 10, "color": NEUTRAL})  # fmt: skip
+        figure.add_annotation(
+            text="rejected before accuracy", yref="y2", x=0.004, y=0.95, xanchor="left", yanchor="top", **small
+        )
+    if hidden:
+        text = f"{hidden} trial{'s' * (hidden > 1)} below this range; double-click to see all"
+        figure.add_annotation(text=text, yref="y", x=0.996, y=vertical.low, xanchor="right", yanchor="bottom", **small)
 
 
-def _view(axis: Axis, drawn: _Traces, result: SearchResult, scene: Scene, vertical: Range, *, first: bool) -> dict[str, Any]:
+def _view(
+    axis: Axis, drawn: _Traces, result: SearchResult, scene: Scene, vertical: Range, *, first: bool
+) -> dict[str, Any]:
     """One button: the data and the layout of the figure over ``axis``."""
     span = horizontal_range(axis, [*scene.drawn, *scene.early, *scene.marks.values()])
     upper, lower = drawn.errors(axis)
@@ -194,7 +241,9 @@ def _range(span: Range) -> dict[str, Any]:
         return {"type": "linear", "range": [span.low, span.high]}
     from math import log10
 
-    return {"type": "log", "range": [log10(span.low), log10(span.high)], "dtick": "D2" if span.high / span.low > 30 else "D1"}
+    ticks = ticks_of(span)
+    ends = [log10(span.low), log10(span.high)]
+    return {"type": "log", "range": ends, "tickvals": ticks, "ticktext": [show_tick(tick) for tick in ticks]}
 
 
 def _limits(axis: Axis, result: SearchResult, span: Range, vertical: Range) -> list[dict[str, Any]]:
@@ -206,8 +255,8 @@ def _limits(axis: Axis, result: SearchResult, span: Range, vertical: Range) -> l
     if axis.limit is not None and (at := axis.limit_value) is not None:
         text = escape(show_limit(axis.limit))
         place = {"xref": "x", "x0": at, "yref": "paper", "y0": 0, "y1": 1}
-        shapes.append({"type": "line", **place, "x1": at, "line": line,
-                       "label": {**label, "text": text, "textposition": "end", "textangle": -90, "yanchor": "top"}})  # fmt: skip
+        label_at = {**label, "text": text, "textposition": "end", "textangle": -90, "yanchor": "top"}
+        shapes.append({"type": "line", **place, "x1": at, "line": line, "label": label_at})
         shapes.append({**tint, **place, "x1": max(span.high, at)})
     if (floor := accuracy_floor(result)) is not None and vertical.low < floor < vertical.high:
         place = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": floor}
@@ -218,15 +267,9 @@ def _limits(axis: Axis, result: SearchResult, span: Range, vertical: Range) -> l
     return shapes
 
 
-def _style(figure: Any) -> None:
-    """Neutral colours that a page may change for its dark mode."""
-    figure.update_layout(
-        template="none", font={"family": _FONT, "size": 13, "color": "#2B3440"}, paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)", hoverlabel={"align": "left", "font": {"family": _FONT, "size": 12}},
-    )  # fmt: skip
-    grid = {"gridcolor": "rgba(128,140,155,0.22)", "zeroline": False, "linecolor": "rgba(128,140,155,0.6)", "showline": True}
-    figure.update_xaxes(ticks="outside", tickcolor="rgba(128,140,155,0.6)", **grid)
-    figure.update_yaxes(automargin=True, **grid)
+def _translucent(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.45)"
 
 
 def _errors(value: float | None, interval: tuple[float, float] | None) -> tuple[float, float]:
@@ -237,21 +280,36 @@ def _errors(value: float | None, interval: tuple[float, float] | None) -> tuple[
 
 def _hover(trial: TrialResult, result: SearchResult) -> str:
     """The whole candidate and what was found of it, as plotly's small HTML."""
-    candidate, share = trial.candidate, is_share(trial)
-    knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
-    latency = trial.latency_ms
-    metric = f"latency_{result.percentile}_ms"
     rows = [
         f"<b>#{trial.number} {escape(trial.label)}</b>  {escape(ending_of(trial))}",
-        f"{escape(candidate.quantization.scheme)}, pruning {escape(pruning_of(candidate))}, batch {candidate.batch_size}, "
-        f"threads {candidate.runtime.threads}, {escape(candidate.target)}",
-        ", ".join(f"{escape(name)}={escape(str(value))}" for name, value in knobs.items()),
-        latency and f"latency p50 {show_ms(latency.p50)}, {result.percentile} {show_ms(trial.latency_at(result.percentile))} "
-        f"({show_interval(metric, latency.ci95)})",
-        trial.throughput_per_s and f"throughput {show_rate(trial.throughput_per_s)}",
-        trial.accuracy is not None and f"accuracy {show_score(trial.accuracy)} ({show_interval('accuracy', trial.accuracy_ci95)}), "
-        f"drop {show_drop(trial.accuracy_drop, share)}",
-        trial.size_bytes and f"size {show_bytes(trial.size_bytes)}",
-        trial.reason and f"<i>{escape(trial.reason[:200])}</i>",
-    ]  # fmt: skip
+        *(escape(row) for row in (*_recipe(trial), *_findings(trial, result)) if row),
+        f"<i>{escape(trial.reason[:200])}</i>" if trial.reason else "",
+    ]
     return "<br>".join(row for row in rows if row)
+
+
+def _recipe(trial: TrialResult) -> list[str]:
+    candidate = trial.candidate
+    knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
+    return [
+        f"{candidate.quantization.scheme}, pruning {pruning_of(candidate)}, batch {candidate.batch_size}, "
+        f"threads {candidate.runtime.threads}, {candidate.target}",
+        ", ".join(f"{name}={value}" for name, value in knobs.items()),
+    ]
+
+
+def _findings(trial: TrialResult, result: SearchResult) -> list[str]:
+    latency, at = trial.latency_ms, result.percentile
+    found = []
+    if latency is not None:
+        spread = show_interval("latency_ms", latency.ci95)
+        found.append(f"latency p50 {show_ms(latency.p50)}, {at} {show_ms(trial.latency_at(at))} ({spread})")
+    if trial.throughput_per_s is not None:
+        found.append(f"throughput {show_rate(trial.throughput_per_s)}")
+    if trial.accuracy is not None:
+        spread = show_interval("accuracy", trial.accuracy_ci95)
+        drop = show_drop(trial.accuracy_drop, is_share(trial))
+        found.append(f"accuracy {show_score(trial.accuracy)}{f' ({spread})' if spread else ''}, drop {drop}")
+    if trial.size_bytes is not None:
+        found.append(f"size {show_bytes(trial.size_bytes)}")
+    return found

@@ -137,7 +137,6 @@ def _changed(space: Space, choices: Mapping[str, Scalar], name: str, value: Scal
     return space.walk(choose)
 
 
-
 def _by_distance(parameter: Parameter, value: Scalar) -> list[Scalar]:
     others = [other for other in parameter.values if other != value]
     ordered = isinstance(parameter, Number) or all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from evaluators.outcome import Constraint, Interval
 from search.result import SearchResult, TrialResult
 
 _WIDE = 10.0
+_MOST_TICKS = 10
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Scene:
         missed: accuracy was measured, and a limit is broken.
         early: rejected before accuracy was measured.
         failed: ended without evidence; only counted.
-        marks: trials with a name of their own: ``best``, ``baseline``, ``best float``.
+        marks: trials with a name of their own: ``best`` or ``nearest``, ``baseline``, ``best float``.
     """
 
     front: tuple[TrialResult, ...]
@@ -75,11 +77,13 @@ class Scene:
 def scene_of(result: SearchResult, trials: Sequence[TrialResult]) -> Scene:
     """Sort the trials of a search by the part they play."""
     named = {"best": result.best, "baseline": result.baseline, "best float": result.best_float}
+    if result.best is None and result.nearest:
+        named["nearest"] = result.nearest[0]
     marks = {name: trial for name, trial in named.items() if trial is not None and trial.accuracy is not None}
     front = {trial.number for trial in result.front}
     scored = [trial for trial in trials if trial.accuracy is not None and trial.outcome != "failed"]
     unscored = [trial for trial in trials if trial.accuracy is None and trial.outcome == "rejected"]
-    references = {trial.number for trial in (result.baseline, result.best_float) if trial is not None}
+    references = {trial.number for trial in marks.values()}
     return Scene(
         front=result.front,
         dominated=tuple(trial for trial in scored if trial.feasible and trial.number not in front),
@@ -91,7 +95,7 @@ def scene_of(result: SearchResult, trials: Sequence[TrialResult]) -> Scene:
 
 
 def axes_of(result: SearchResult) -> tuple[Axis, ...]:
-    """Return the axes to draw over, the search's objective first, then latency, throughput and size."""
+    """Return the axes to draw over: the objective first, but latency where nothing meets its limit."""
     limits = {constraint.metric: constraint for constraint in result.constraints}
     latency = f"latency_{result.percentile}_ms"
     known = (
@@ -104,7 +108,27 @@ def axes_of(result: SearchResult) -> tuple[Axis, ...]:
              lambda trial: None if trial.size_bytes is None else trial.size_bytes / 1e6,
              lambda trial: None, limits.get("size_bytes"), 1e-6),
     )  # fmt: skip
-    return tuple(sorted(known, key=lambda axis: axis.name != result.objective))
+    first = "latency" if result.best is None and latency in limits else result.objective
+    return tuple(sorted(known, key=lambda axis: axis.name != first))
+
+
+def ticks_of(span: Range) -> list[float]:
+    """Return round tick values of a logarithmic range: 1, 2 and 5 of every decade, or less where that is too many."""
+    decades = range(math.floor(math.log10(span.low)), math.ceil(math.log10(span.high)) + 1)
+    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        inside = [tick for tick in ticks if span.low <= tick <= span.high]
+        if len(inside) <= _MOST_TICKS:
+            break
+    return inside
+
+
+def show_tick(value: float) -> str:
+    """Write a tick value shortly: ``0.05``, ``20``, ``5k``."""
+    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:g}{suffix}"
+    return f"{value:g}"
 
 
 def accuracy_floor(result: SearchResult) -> float | None:
@@ -136,15 +160,16 @@ def vertical_range(result: SearchResult, scene: Scene) -> tuple[Range, int]:
     """Return the range of accuracy around the limit and the feasible, and how many trials lie below it."""
     everything = [trial.accuracy for trial in (*scene.drawn, *scene.marks.values()) if trial.accuracy is not None]
     floor = accuracy_floor(result)
-    near = [trial.accuracy for trial in (*scene.front, *scene.dominated, *scene.marks.values()) if trial.accuracy is not None]
-    near = (near or everything) + ([floor] if floor is not None else [])
+    wanted = (*scene.front, *scene.dominated, *scene.marks.values())
+    near = [trial.accuracy for trial in wanted if trial.accuracy is not None] or everything
+    near = [*near, floor] if floor is not None else near
     if not near:
         return Range(0.0, 1.0), 0
-    low, high = min(near), max(near)
-    span = max(high - low, 0.004 * abs(high), 1e-9)
-    shown = Range(max(low - 1.2 * span, min(everything, default=low) - 0.25 * span), high + 0.35 * span)
+    span = max(max(near) - min(near), 0.004 * abs(max(near)), 1e-9)
+    ends = [*near, *(bound for trial in scene.front for bound in trial.accuracy_ci95 or ())]
+    low, high = min(ends), max(ends)
+    shown = Range(max(low - 0.6 * span, min([low, *everything]) - 0.15 * span), high + 0.2 * span)
     return shown, sum(value < shown.low for value in everything)
-
 
 
 def _reference_accuracy(result: SearchResult) -> float | None:

@@ -104,7 +104,7 @@ def pruning_of(candidate: Candidate) -> str:
 
 
 def ending_of(trial: TrialResult) -> str:
-    """Say in a word how a trial ended: ``on the front``, ``feasible``, ``over a limit``, ``rejected``, ``crashed``, …"""
+    """Say in a word how a trial ended: ``on the front``, ``over a limit``, ``rejected``, ``crashed``, …"""
     if trial.outcome == "failed":
         return (trial.failure_kind or "failed").replace("_", " ")
     if trial.outcome != "measured":

@@ -138,7 +138,7 @@ def _free_the_reserve() -> None:
 def _failed(error: Exception, stage: str) -> Outcome:
     said = f"{type(error).__name__}: {error}"
     kind = FailureKind.OUT_OF_MEMORY if any(sign in said for sign in MEMORY_SIGNS) else FailureKind.ERROR
-    reason = said.splitlines()[0]
+    reason = said.splitlines()[0].rstrip(": ")
     return Outcome(
         kind="failed", failure=Failure(kind=kind, stage=stage, reason=reason, details=traceback.format_exc()[-4000:])
     )

@@ -139,7 +139,7 @@ class Sandbox:
             link = spawn_warden(request)
             if _asked(link, request):
                 return link
-            raise InfrastructureError(f"no process can be started for a job; it said: {_tail(request.log) or 'nothing'}")
+            raise InfrastructureError(f"no process starts for a job; it said: {_tail(request.log) or 'nothing'}")
         said = ""
         for _ in range(2):
             server = self._running_server()

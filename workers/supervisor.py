@@ -14,7 +14,7 @@ from pydantic import Field
 
 from evaluators.errors import InfrastructureError
 from evaluators.frozen import Frozen
-from evaluators.jobs import JobResult, MeasureJob, PrepareJob, ProfileJob, Protocol
+from evaluators.jobs import JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob, Protocol
 from evaluators.outcome import Constraint, Failure, FailureKind, Outcome
 from evaluators.profile import WorkloadProfile
 from workers.deaths import outcome_of_death
@@ -102,30 +102,136 @@ class Supervisor:
     def _evaluate(
         self, trial: TrialRecord, attempt: int, settings: TrialSettings, cancel: Sequence[Cancellation]
     ) -> Outcome | None:
-        candidate, common = trial.candidate, {"profile": settings.profile, "home": str(self._home)}
-        phase = partial(self._phase, trial, attempt, settings, cancel)
+        folder = self._home / "jobs" / trial.search_id / f"{trial.number}-{attempt}"
         with ExitStack() as stack:
-            hold = partial(device_lock, settings.device, folder=self._locks, wait=partial(wait_for, cancel))
-            if settings.prepare_holds_device and not stack.enter_context(hold()):
+
+            def hold_device() -> bool:
+                wait = partial(wait_for, cancel)
+                return stack.enter_context(device_lock(settings.device, folder=self._locks, wait=wait))
+
+            def run(job: AnyJob, timeout_s: float, threads: int) -> SandboxResult:
+                limit, env = settings.memory_limit_bytes, job_environment(self._home, threads)
+                return self._sandbox.run(
+                    job, folder / job.job, timeout_s=timeout_s, memory_limit_bytes=limit, env=env, cancel=cancel
+                )
+
+            if settings.prepare_holds_device and not hold_device():
                 return None
-            prepare = PrepareJob.model_validate(common | {"candidate": candidate, "seed": settings.seed})
-            made = phase("prepare", prepare, settings.trial_timeout_s, _all_cores())
+            made = run(_prepare_job(trial, settings, self._home), settings.trial_timeout_s, _all_cores())
             if made.cancelled:
                 return None
-            answer = _answer(made, settings)
-            if answer.prepared is None:
-                return self._complete(trial, answer, JobResult())
-            if not settings.prepare_holds_device and not stack.enter_context(hold()):
+            prepared = _answer(made, settings)
+            if isinstance(prepared, Outcome):
+                return self._complete(trial, prepared, None)
+            if not settings.prepare_holds_device and not hold_device():
                 return None
-            measure = MeasureJob(
-                bundle=answer.prepared.bundle,
-                profile=settings.profile,
-                home=str(self._home),
-                constraints=settings.constraints,
-                protocol=settings.protocol,
-                gates=trial.gates,
-                seed=settings.seed,
-            )
             left_s = max(settings.trial_timeout_s - made.seconds, _LEAST_SECONDS)
-            measured = phase("measure", measure, left_s, candidate.runtime.threads)
-            return None if measured.cancelled else self._complete(trial, _answer(measured, settings), answer)
+            threads = trial.candidate.runtime.threads
+            measured = run(_measure_job(trial, prepared, settings, self._home), left_s, threads)
+        if measured.cancelled:
+            return None
+        outcome = _answer(measured, settings)
+        if isinstance(outcome, Prepared):
+            outcome = _unanswered("measure")
+        return self._complete(trial, outcome, prepared)
+
+    def _complete(self, trial: TrialRecord, outcome: Outcome, prepared: Prepared | None) -> Outcome:
+        """Add to an outcome what both jobs took and made, what it answers, and how to see a failure again."""
+        earlier = prepared or Prepared(bundle="", stage_seconds={})
+        again = f"paretune reproduce {trial.search_id} {trial.number} --home {shlex.quote(str(self._home))}"
+        return outcome.model_copy(
+            update={
+                "stage_seconds": earlier.stage_seconds | outcome.stage_seconds,
+                "cached_stages": earlier.cached_stages + outcome.cached_stages,
+                "bundle": outcome.bundle or earlier.bundle or None,
+                "evaluation_key": trial.evaluation_key,
+                "reproduce": again if outcome.kind == "failed" else outcome.reproduce,
+            }
+        )
+
+
+def run_profile(
+    sandbox: Sandbox,
+    home: Path,
+    workload: str,
+    *,
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    memory_limit_bytes: int | None = None,
+    cancel: Sequence[Cancellation] = (),
+) -> JobResult | None:
+    """Read the facts of a workload in a process of its own.
+
+    Returns:
+        The profile, or the failed outcome where the workload crashed or could not be read; None if it was cancelled.
+
+    Raises:
+        InfrastructureError: the process could not be started.
+    """
+    home = home.resolve()
+    job = ProfileJob(workload=workload, home=str(home), seed=seed)
+    jobs = home / "jobs"
+    jobs.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="profile-", dir=jobs))
+    env = job_environment(home, _all_cores())
+    ended = sandbox.run(
+        job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel
+    )
+    if ended.cancelled:
+        return None
+    return ended.result or JobResult(outcome=outcome_of_death(ended))
+
+
+def job_environment(home: Path, threads: int) -> dict[str, str]:
+    """Return what the libraries of a job read from the environment: threads, caches, and no calls home."""
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "NUMEXPR_NUM_THREADS": count,
+        "VECLIB_MAXIMUM_THREADS": count,
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "inductor"),
+        # A pool of compilers would outlive the limits of its job and disturb measurements.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        # NNCF and OpenVINO send usage data unless they believe to run in a build service (openvino_telemetry asks
+        # for this name); CI=true would say the same, but users' own code reads that.
+        "NNCF_CI": "1",
+        "TF_BUILD": "paretune",
+    }
+
+
+def _prepare_job(trial: TrialRecord, settings: TrialSettings, home: Path) -> PrepareJob:
+    return PrepareJob(candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed)
+
+
+def _measure_job(trial: TrialRecord, prepared: Prepared, settings: TrialSettings, home: Path) -> MeasureJob:
+    return MeasureJob(
+        bundle=prepared.bundle,
+        profile=settings.profile,
+        home=str(home),
+        constraints=settings.constraints,
+        protocol=settings.protocol,
+        gates=trial.gates,
+        seed=settings.seed,
+    )
+
+
+def _answer(ended: SandboxResult, settings: TrialSettings) -> Prepared | Outcome:
+    if ended.result is None:
+        # The user set the time of the whole trial, not what was left of it for this job.
+        return outcome_of_death(ended.model_copy(update={"timeout_s": settings.trial_timeout_s}))
+    return ended.result.outcome or ended.result.prepared or _unanswered(ended.stage or "start")
+
+
+def _unanswered(stage: str) -> Outcome:
+    reason = "the job answered neither with a bundle nor with an outcome; this is a fault in paretune"
+    return Outcome(kind="failed", failure=Failure(kind=FailureKind.ERROR, stage=stage, reason=reason))
+
+
+def _all_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -89,17 +89,16 @@ class OnnxStaticInt8(Quantizer):
     )
 
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
-        kept: list[Parameter] = []
-        for parameter in self.parameters:
-            if parameter.name == "reduce_range" and not saturates(target):
-                continue
-            if parameter.name == "operators" and transformer(profile):
-                # Normalization, softmax and masks of -inf in int8 leave nothing of the result.
-                parameter = Choice(parameter.name, ("compute",), "compute", parameter.description)
-            elif parameter.name == "activation_type" and target.has("neon") and isinstance(parameter, Choice):
-                parameter = replace(parameter, default="qint8")
-            kept.append(parameter)
-        return tuple(kept)
+        left_out = set() if saturates(target) else {"reduce_range"}
+        if transformer(profile):
+            left_out.add("operators")
+        return tuple(
+            replace(parameter, default="qint8")
+            if isinstance(parameter, Choice) and parameter.name == "activation_type" and target.has("neon")
+            else parameter
+            for parameter in self.parameters
+            if parameter.name not in left_out
+        )
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -110,6 +109,8 @@ class OnnxStaticInt8(Quantizer):
             "entropy": CalibrationMethod.Entropy,
             "percentile": CalibrationMethod.Percentile,
         }
+        # Normalization, softmax and masks of -inf in int8 leave nothing of a transformer's result.
+        operators = values.get("operators", "compute" if transformer(source.profile) else "all")
         batches = _feeds(source, _MOST_EXAMPLES[calibration])
         with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model statically"):
             quantize_static(
@@ -117,7 +118,7 @@ class OnnxStaticInt8(Quantizer):
                 str(folder / MODEL),
                 _reader(batches),
                 quant_format=QuantFormat.QOperator if values["format"] == "qoperator" else QuantFormat.QDQ,
-                op_types_to_quantize=list(_COMPUTE) if values["operators"] == "compute" else None,
+                op_types_to_quantize=list(_COMPUTE) if operators == "compute" else None,
                 per_channel=bool(values["per_channel"]),
                 reduce_range=bool(values.get("reduce_range", False)),
                 activation_type=QuantType.QInt8 if values["activation_type"] == "qint8" else QuantType.QUInt8,

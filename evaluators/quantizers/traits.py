@@ -5,7 +5,9 @@ from __future__ import annotations
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target
 
-_RECURRENT = ("LSTM", "GRU", "LSTMCell", "GRUCell", "RNNCell")
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Processor features, any one of which multiplies bfloat16; without them it is emulated."""
+
 _ATTENTION_LIKE = ("LayerNorm", "RMSNorm", "MultiheadAttention", "Attention")
 
 
@@ -16,12 +18,13 @@ def convolutional(profile: WorkloadProfile) -> bool:
 
 def transformer(profile: WorkloadProfile) -> bool:
     """Whether the model looks like a transformer: linear layers between layer normalizations."""
-    return any(name.endswith(_ATTENTION_LIKE) for name in profile.layers) and "Linear" in profile.layers
+    normalized = any(name.endswith(_ATTENTION_LIKE) for name in profile.layers)
+    return normalized and any(name.endswith("Linear") for name in profile.layers)
 
 
 def linear_or_recurrent(profile: WorkloadProfile) -> bool:
-    """Whether the model has layers whose weights are one or a few matrices."""
-    return any(name in (*_RECURRENT, "Linear") for name in profile.layers)
+    """Whether the model has layers that torch quantizes dynamically."""
+    return any(name in ("Linear", "LSTM", "GRU") for name in profile.layers)
 
 
 def saturates(target: Target) -> bool:

@@ -45,7 +45,9 @@ def positional_module(module: nn.Module, inputs: Structure) -> nn.Module:
     return Positional().train(module.training)
 
 
-def export_program(module: nn.Module, example: Any, profile: WorkloadProfile, batch_size: int | None) -> ExportedProgram:
+def export_program(
+    module: nn.Module, example: Any, profile: WorkloadProfile, batch_size: int | None
+) -> ExportedProgram:
     """Capture ``module`` as a program that takes its inputs by position and returns a tuple.
 
     ``batch_size`` None keeps the batch dynamic. ``example`` is a batch of real inputs in the user's own structure: of
@@ -54,7 +56,8 @@ def export_program(module: nn.Module, example: Any, profile: WorkloadProfile, ba
     Raises:
         UnsupportedError: the model cannot be captured so.
     """
-    return export_positional(positional_module(module, profile.inputs), positional(example, profile.inputs), profile, batch_size)
+    tensors = positional(example, profile.inputs)
+    return export_positional(positional_module(module, profile.inputs), tensors, profile, batch_size)
 
 
 def export_positional(

@@ -47,7 +47,7 @@ def layer_sizes(module: Any) -> dict[str, dict[str, Any]]:
 
 def save_model(module: Any, original_sizes: dict[str, dict[str, Any]], plan: dict[str, Any], folder: Path) -> None:
     """Write ``module``'s weights, and ``plan`` together with what changed against ``original_sizes``."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     kept: dict[str, Any] = {}
     shared: dict[str, str] = {}
@@ -63,7 +63,7 @@ def save_model(module: Any, original_sizes: dict[str, dict[str, Any]], plan: dic
         name: {key: value for key, value in sizes.items() if value != original_sizes.get(name, {}).get(key)}
         for name, sizes in layer_sizes(module).items()
     }
-    save_file(kept, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(kept))
     content = {**plan, "attributes": {name: diff for name, diff in changed.items() if diff}, "shared": shared}
     (folder / PLAN).write_text(json.dumps(content, sort_keys=True))
 

@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if reply != INTERRUPTED:
                 return reply or 0
             problem: BaseException = KeyboardInterrupt()
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):
+                return 0
+            problem = error
+        except (Exception, KeyboardInterrupt) as error:
             problem = error
         from search.cli.failures import Failure
 

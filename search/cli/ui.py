@@ -88,7 +88,8 @@ def _serve(command: Sequence[str], log: Path, host: str, port: int) -> int:
     ) as server:  # fmt: skip
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            note("ready; Ctrl-C ends it" if _answers(server, host, port) else "")
+            if _answers(server, host, port):
+                note("ready; Ctrl-C ends it")
             code = server.wait()
         except KeyboardInterrupt:
             return 0

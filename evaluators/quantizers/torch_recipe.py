@@ -1,0 +1,223 @@
+"""The recipe of a quantized module: JSON that turns the float module into the quantized one, the same at every load.
+
+An eager bundle holds the float weights and this recipe, and no pickled module. Only what calibration found is stored;
+weights are quantized again from the float ones, which gives the same numbers every time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluators.errors import UnsupportedError
+from evaluators.libraries import converting
+from evaluators.structure import Structure, call
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RECIPE = "quantization.json"
+_UNKNOWN_AXIS = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to quantize a module.
+
+    Attributes:
+        scheme: ``fp32``, ``bf16``, ``dynamic_int8`` or ``static_int8``.
+        engine: torch's quantized engine (``x86``, ``fbgemm``, ``qnnpack``).
+        everything: static only: quantize every operator that can be, not only matrix products and convolutions.
+        activations: static only: scale, zero point and range of each observer, by its name in the traced module.
+    """
+
+    scheme: str
+    engine: str = ""
+    everything: bool = False
+    activations: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write(self, weights: Path, folder: Path) -> None:
+        """Write the recipe beside a copy of the float weights and their plan."""
+        for name in ("plan.json", "weights.safetensors"):
+            shutil.copyfile(weights / name, folder / name)
+        (folder / RECIPE).write_text(json.dumps(asdict(self), sort_keys=True))
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Read what ``Recipe.write`` wrote."""
+    return Recipe(**json.loads((folder / RECIPE).read_text()))
+
+
+def apply_recipe(recipe: Recipe, module: nn.Module, inputs: Structure) -> nn.Module:
+    """Return ``module`` (float, in eval mode) quantized; it may be changed in place.
+
+    Raises:
+        UnsupportedError: torch cannot quantize this module so.
+    """
+    with converting(f"torch cannot quantize the model to {recipe.scheme}"):
+        if recipe.scheme == "fp32":
+            return module
+        if recipe.scheme == "bf16":
+            return bfloat16_module(module)
+        _use_engine(recipe.engine)
+        if recipe.scheme == "dynamic_int8":
+            return _dynamic(module)
+        if recipe.scheme == "static_int8":
+            prepared = observed(module, inputs, recipe, "minmax", reduce_range=False)
+            _fix(prepared, recipe.activations)
+            return convert(prepared)
+    raise UnsupportedError(f"eager has no scheme {recipe.scheme!r}")
+
+
+def bfloat16_module(module: nn.Module) -> nn.Module:
+    """Return ``module`` in bfloat16 that still takes and returns float32."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    class Bfloat16(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module.to(torch.bfloat16)
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            def lower(tensor: torch.Tensor) -> torch.Tensor:
+                return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+
+            def widen(tensor: torch.Tensor) -> torch.Tensor:
+                return tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
+
+            args, kwargs = tree_map_only(torch.Tensor, lower, (args, kwargs))
+            return tree_map_only(torch.Tensor, widen, self.model(*args, **kwargs))
+
+    return Bfloat16().train(module.training)
+
+
+def observed(module: nn.Module, inputs: Structure, recipe: Recipe, calibration: str, *, reduce_range: bool) -> Any:
+    """Trace ``module`` and put an observer on every activation to be quantized.
+
+    ``calibration`` is ``histogram`` or ``minmax``; ``reduce_range`` keeps activations in 7 bits.
+    """
+    import torch
+    from torch.ao.quantization.quantize_fx import prepare_fx
+
+    _use_engine(recipe.engine)
+    example = tuple(
+        torch.zeros([_UNKNOWN_AXIS if size is None else size for size in spec.shape], dtype=getattr(torch, spec.dtype))
+        for spec in inputs.tensors
+    )
+    return prepare_fx(module, _mapping(recipe, calibration, reduce_range), example_inputs=example)
+
+
+def calibrate(prepared: Any, batches: Any) -> dict[str, dict[str, Any]]:
+    """Run calibration batches through an observed module and return what each observer settled on."""
+    import torch
+
+    with torch.no_grad():
+        for batch in batches:
+            call(prepared, batch)
+    found: dict[str, dict[str, Any]] = {}
+    for name, observer in _observers(prepared):
+        scale, zero_point = observer.calculate_qparams()
+        found[name] = {
+            "scale": float(scale),
+            "zero_point": int(zero_point),
+            "dtype": str(observer.dtype).removeprefix("torch."),
+            "quant_min": int(observer.quant_min),
+            "quant_max": int(observer.quant_max),
+        }
+    return found
+
+
+def convert(prepared: Any) -> Any:
+    """Turn an observed and calibrated module into the quantized one.
+
+    Raises:
+        UnsupportedError: nothing in it was quantized.
+    """
+    from torch.ao.quantization.quantize_fx import convert_fx
+
+    converted = convert_fx(prepared)
+    if not any("quantize_per_tensor" in str(node.target) for node in converted.graph.nodes):
+        raise UnsupportedError("torch found no operator in the model that it can quantize")
+    return converted
+
+
+def _fix(prepared: Any, activations: dict[str, dict[str, Any]]) -> None:
+    """Replace the observers by ones that already know their answer."""
+    import torch
+    from torch.ao.quantization.observer import FixedQParamsObserver
+
+    made: dict[int, Any] = {}  # operators that share one observer must go on sharing one
+    observers = _observers(prepared)
+    if {name for name, _ in observers} != set(activations):
+        odd = sorted({name for name, _ in observers} ^ set(activations))[0]
+        raise UnsupportedError(f"the traced model is not the one that was calibrated: {odd!r} is on one side only")
+    for name, observer in observers:
+        known = activations[name]
+        made.setdefault(
+            id(observer),
+            FixedQParamsObserver(
+                scale=known["scale"], zero_point=known["zero_point"], dtype=getattr(torch, known["dtype"]),
+                quant_min=known["quant_min"], quant_max=known["quant_max"],
+            ),
+        )  # fmt: skip
+        prepared.set_submodule(name, made[id(observer)])
+
+
+def _observers(prepared: Any) -> list[tuple[str, Any]]:
+    """Return the observers whose answer depends on data, also those that appear under several names."""
+    from torch.ao.quantization.observer import HistogramObserver, MinMaxObserver
+
+    kinds = (MinMaxObserver, HistogramObserver)
+    return [item for item in prepared.named_modules(remove_duplicate=False) if isinstance(item[1], kinds)]
+
+
+def _mapping(recipe: Recipe, calibration: str, reduce_range: bool) -> Any:
+    """Return what is quantized and how its ranges are found, as torch's FX quantization takes it."""
+    import torch
+    from torch import nn
+    from torch.ao.quantization import QConfig, QConfigMapping, get_default_qconfig_mapping
+    from torch.ao.quantization.observer import (
+        HistogramObserver,
+        MinMaxObserver,
+        default_per_channel_weight_observer,
+    )
+
+    observer = {"histogram": HistogramObserver, "minmax": MinMaxObserver}[calibration]
+    activation = observer.with_args(reduce_range=reduce_range)
+    if not recipe.everything:
+        chosen = QConfig(activation=activation, weight=default_per_channel_weight_observer)
+        mapping = QConfigMapping().set_global(None)
+        for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, torch.nn.functional.linear):
+            mapping.set_object_type(kind, chosen)
+        return mapping
+    mapping = get_default_qconfig_mapping(recipe.engine)
+    default: Any = mapping.global_qconfig
+    mapping.set_global(default._replace(activation=activation))
+    for kind, existing in list(mapping.object_type_qconfigs.items()):
+        if existing is not None and existing.activation is default.activation:
+            mapping.set_object_type(kind, existing._replace(activation=activation))
+    return mapping
+
+
+def _dynamic(module: nn.Module) -> nn.Module:
+    """Quantize the weights of linear and recurrent layers; their inputs are quantized at every call."""
+    from torch import nn
+    from torch.ao import quantization
+
+    recurrent = quantization.default_dynamic_qconfig
+    layers = {nn.Linear: quantization.per_channel_dynamic_qconfig, nn.LSTM: recurrent, nn.GRU: recurrent}
+    quantized: nn.Module = quantization.quantize_dynamic(module, layers)  # type: ignore[no-untyped-call]
+    return quantized
+
+
+def _use_engine(engine: str) -> None:
+    import torch
+
+    if engine not in torch.backends.quantized.supported_engines:
+        known = ", ".join(torch.backends.quantized.supported_engines)
+        raise UnsupportedError(f"this torch has no quantized engine {engine!r}; it has {known}")
+    torch.backends.quantized.engine = engine

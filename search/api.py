@@ -1,0 +1,304 @@
+"""The Python API: everything that the command line can do, as functions that return values."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from evaluators import registry
+from evaluators.errors import InfrastructureError, UsageError
+from evaluators.frozen import Frozen
+from evaluators.parameters import Number
+from evaluators.profile import Problem, WorkloadProfile
+from evaluators.space import Exclusion, Space, derive_space
+from evaluators.target import Target, probe_target, versions
+from evaluators.workload import Workload, absolute_reference, reference_of
+from search.home import home_folder
+from search.progress import Progress, Silent
+from search.result import SearchResult, TrialResult
+from search.spec import SearchSpec, load_spec
+from search.view import search_result, trial_results
+from workers.ledger import Ledger
+from workers.records import SearchRecord
+from workers.sandbox import Sandbox
+from workers.supervisor import run_profile
+
+
+class CheckReport(Frozen):
+    """What a check of a workload found; ``ok`` means that a search can start."""
+
+    ok: bool
+    profile: WorkloadProfile | None
+    problems: tuple[Problem, ...]
+    seconds: float
+
+
+class DimensionReport(Frozen):
+    """One choice of the space."""
+
+    name: str
+    values: tuple[Any, ...]
+    default: Any
+    description: str
+
+
+class SpaceReport(Frozen):
+    """The size of the space, its choices, and what was left out and why."""
+
+    workload: str
+    target: str
+    size: int
+    dimensions: tuple[DimensionReport, ...]
+    exclusions: tuple[Exclusion, ...]
+
+
+class BackendReport(Frozen):
+    """Whether a backend can be used here, or why not and what to install."""
+
+    name: str
+    usable: bool
+    reason: str | None
+    versions: dict[str, str]
+    schemes: tuple[str, ...]
+
+
+class DoctorReport(Frozen):
+    """This machine's target and every backend."""
+
+    target: Target
+    fingerprint: str
+    backends: tuple[BackendReport, ...]
+
+
+class StatusReport(Frozen):
+    """A search in the ledger: how far it has come."""
+
+    search: str
+    name: str
+    workload: str
+    status: str
+    created_at: float
+    elapsed_s: float
+    trials_wanted: int
+    result: SearchResult
+
+
+def run(
+    workload: Workload | str, *, home: Path | str | None = None, progress: Progress | None = None, **settings: Any
+) -> SearchResult:
+    """Search for the models that nothing else beats, within the limits given as ``settings``.
+
+    ``settings`` are the fields of ``SearchSpec``: ``latency_budget_ms=5, max_accuracy_drop=0.01, trials=40``, ….
+    A ``Workload`` object must be defined at the top level of a file or a module; each trial loads it by name.
+
+    Raises:
+        UsageError: a setting or the workload cannot be used.
+        InfrastructureError: the home cannot be written, or no process can be started.
+    """
+    reference = workload if isinstance(workload, str) else reference_of(workload)
+    spec = load_spec({**settings, "workload": reference}, environment={})
+    return run_spec(spec, home_folder(home), progress)
+
+
+def run_spec(spec: SearchSpec, home: Path, progress: Progress | None = None) -> SearchResult:
+    """Run a new search."""
+    for name in spec.backend:
+        registry.backend(name)
+    spec = spec.model_copy(update={"workload": absolute_reference(spec.workload)})
+    _check_exists(spec.workload)
+    with _ledger(home) as ledger:
+        record = ledger.create_search(spec.workload, spec.to_json(), name=spec.name)
+        return _coordinate(ledger, home, record, progress)
+
+
+def resume(reference: str, home: Path, progress: Progress | None = None) -> SearchResult:
+    """Go on with a search that was interrupted; one that is complete is returned as it is."""
+    with _ledger(home) as ledger:
+        record = ledger.search(reference)
+        ledger.request_cancel(record.id, wanted=False)
+        return _coordinate(ledger, home, ledger.search(record.id), progress)
+
+
+def check(workload: str, home: Path) -> CheckReport:
+    """Validate a workload in a process of its own: model, splits, metric, export, and a float score."""
+    begun = time.monotonic()
+    _check_exists(workload)
+    with Sandbox() as sandbox:
+        answer = run_profile(sandbox, _writable(home), absolute_reference(workload))
+    if answer is None:
+        raise InfrastructureError("the check was cancelled")
+    problems = list(answer.problems) + list(answer.profile.problems if answer.profile else ())
+    if answer.outcome is not None and answer.outcome.failure is not None:
+        failure = answer.outcome.failure
+        what = f"reading the workload failed in stage {failure.stage}: {failure.kind}: {failure.reason}"
+        problems.append(Problem(level="error", what=what, advice="the original model must run on its own data"))
+    ok = answer.profile is not None and not any(problem.level == "error" for problem in problems)
+    return CheckReport(
+        ok=ok, profile=answer.profile, problems=tuple(problems), seconds=round(time.monotonic() - begun, 3)
+    )
+
+
+def space(workload: str, home: Path, spec: SearchSpec | None = None) -> SpaceReport:
+    """Describe the space of a workload on this machine."""
+    found = check(workload, home)
+    if found.profile is None:
+        raise UsageError("; ".join(problem.what for problem in found.problems))
+    legal = space_of(found.profile, spec)
+    return SpaceReport(
+        workload=found.profile.name, target=legal.target.name, size=legal.size, dimensions=_dimensions(legal),
+        exclusions=legal.exclusions,
+    )  # fmt: skip
+
+
+def space_of(profile: WorkloadProfile, spec: SearchSpec | None) -> Space:
+    """Derive the space of a profile under a spec's restrictions."""
+    target = probe_target()
+    if spec is None:
+        return derive_space(profile, target)
+    if spec.target and target.name not in spec.target:
+        raise UsageError(f"no worker for {', '.join(spec.target)}: this machine is {target.name}")
+    return derive_space(
+        profile, target, only_backends=spec.backend, batch_sizes=spec.batch_size, threads=spec.threads
+    )
+
+
+def doctor() -> DoctorReport:
+    """Probe this machine and every backend."""
+    target = probe_target()
+    backends = []
+    for name, backend in registry.backends().items():
+        reason = backend.unusable(target)
+        schemes = tuple(scheme for owner, scheme in registry.quantizers() if owner == name)
+        backends.append(
+            BackendReport(name=name, usable=reason is None, reason=reason,
+                          versions=versions("torch", *backend.requires), schemes=schemes)
+        )  # fmt: skip
+    return DoctorReport(target=target, fingerprint=target.fingerprint, backends=tuple(backends))
+
+
+def searches(home: Path) -> list[StatusReport]:
+    """Return every search of a home, the oldest first."""
+    with _ledger(home) as ledger:
+        return [_status(ledger, record, home) for record in ledger.searches()]
+
+
+def status(reference: str, home: Path) -> StatusReport:
+    """Return how far a search has come."""
+    with _ledger(home) as ledger:
+        return _status(ledger, ledger.search(reference), home)
+
+
+def result(reference: str, home: Path) -> SearchResult:
+    """Return the result of a search: as it was concluded, or as it stands now."""
+    return status(reference, home).result
+
+
+def trials(reference: str, home: Path) -> list[TrialResult]:
+    """Return the trials of a search."""
+    with _ledger(home) as ledger:
+        record = ledger.search(reference)
+        return _trials(ledger, record)
+
+
+def cancel(reference: str, home: Path) -> StatusReport:
+    """Ask a search, in whatever process it runs, to stop."""
+    with _ledger(home) as ledger:
+        record = ledger.search(reference)
+        if record.status != "running":
+            raise UsageError(f"search {record.name} is {record.status}; only a running one can be cancelled")
+        ledger.request_cancel(record.id)
+        return _status(ledger, ledger.search(record.id), home)
+
+
+def report(reference: str, home: Path, output: Path | None = None) -> Path:
+    """Write a search's HTML report and return where it is."""
+    from search.report import write_report
+
+    with _ledger(home) as ledger:
+        record = ledger.search(reference)
+        view, found = _status(ledger, record, home).result, _trials(ledger, record)
+    path = output or home / "reports" / record.id / "report.html"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_report(view, found, record.profile, probe_target(), path)
+    except OSError as error:
+        raise UsageError(f"report {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def reproduce(reference: str, number: int, home: Path) -> TrialResult:
+    """Run one trial of a search again in the foreground; the search's own records are not changed."""
+    from search.reproduce import reproduce_trial
+
+    with _ledger(home) as ledger:
+        record = ledger.search(reference)
+        known = {trial.number: trial for trial in ledger.trials(record.id)}
+        if number not in known:
+            raise UsageError(f"search {record.name} has no trial {number}; it has 0 to {len(known) - 1}")
+        return reproduce_trial(record, known[number], home)
+
+
+
+
+def _coordinate(ledger: Ledger, home: Path, record: SearchRecord, progress: Progress | None) -> SearchResult:
+    from search.coordinator import Coordinator
+
+    return Coordinator(ledger, home, record, progress or Silent()).run()
+
+
+def _status(ledger: Ledger, record: SearchRecord, home: Path) -> StatusReport:
+    spec = SearchSpec.model_validate(record.spec)
+    found = _trials(ledger, record)
+    if record.result is not None and record.status != "running":
+        view = SearchResult.model_validate(record.result)
+    else:
+        view = search_result(record, spec, found, probe_target().name, home, interrupted=True)
+    return StatusReport(
+        search=record.id, name=record.name, workload=record.workload, status=record.status,
+        created_at=record.created_at, elapsed_s=record.elapsed_s, trials_wanted=spec.trials, result=view,
+    )  # fmt: skip
+
+
+def _trials(ledger: Ledger, record: SearchRecord) -> list[TrialResult]:
+    return trial_results(ledger.trials(record.id), SearchSpec.model_validate(record.spec), {})
+
+
+def _dimensions(legal: Space) -> tuple[DimensionReport, ...]:
+    return tuple(
+        DimensionReport(
+            name=name, values=parameter.values, default=parameter.default,
+            description=parameter.description or ("a number" if isinstance(parameter, Number) else ""),
+        )
+        for name, parameter in legal.dimensions()
+    )  # fmt: skip
+
+
+def _check_exists(reference: str) -> None:
+    """Refuse a reference that cannot be found, before any process is started for it."""
+    location, separator, attribute = reference.rpartition(":")
+    if not separator or not location or not attribute:
+        raise UsageError(
+            f"workload {reference!r} is not of the form path/to/file.py:attribute or package.module:attribute"
+        )
+    if location.endswith(".py") and not Path(location).is_file():
+        raise UsageError(f"workload file {location!r} does not exist (looked in {Path.cwd()})")
+
+
+def _ledger(home: Path) -> Any:
+    from contextlib import closing
+
+    return closing(Ledger.at(_writable(home)))
+
+
+def _writable(home: Path) -> Path:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InfrastructureError(f"home {home} cannot be written: {error.strerror}; choose another --home") from error
+    return home.resolve()
+
+

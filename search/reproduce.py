@@ -1,0 +1,51 @@
+"""Reproduce: run one trial again, in the foreground, beside the search's records."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from evaluators.outcome import Outcome
+from search.result import TrialResult, trial_result
+from search.spec import SearchSpec
+from workers.ledger import Ledger
+from workers.records import SearchRecord, TrialRecord
+from workers.sandbox import Sandbox
+from workers.supervisor import Supervisor, TrialSettings, run_profile
+
+
+def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path) -> TrialResult:
+    """Run ``trial``'s candidate under its search's settings and return how it ended this time.
+
+    A scratch ledger holds it, so the search's own records stay as they are; stages that were cached stay cached.
+    """
+    spec = SearchSpec.model_validate(record.spec)
+    with Sandbox() as sandbox:
+        if record.profile is None:
+            outcome = _read_again(sandbox, record, spec, home)
+        else:
+            settings = TrialSettings(
+                profile=record.profile, constraints=spec.constraints, protocol=spec.protocol, seed=spec.seed,
+                trial_timeout_s=spec.trial_timeout_s, memory_limit_bytes=spec.memory_limit_bytes,
+            )  # fmt: skip
+            outcome = _run_again(sandbox, trial, settings, record, home)
+    return trial_result(trial.number, trial.candidate, trial.source, "DONE", outcome)
+
+
+def _run_again(
+    sandbox: Sandbox, trial: TrialRecord, settings: TrialSettings, record: SearchRecord, home: Path
+) -> Outcome | None:
+    with tempfile.TemporaryDirectory(prefix="paretune-") as scratch:
+        ledger = Ledger.at(Path(scratch))
+        try:
+            search = ledger.create_search(record.workload, record.spec)
+            again = ledger.add_trial(search.id, trial.candidate, trial.source, trial.evaluation_key, gates=trial.gates)
+            return Supervisor(ledger, sandbox, home).run(again.id, again.attempt, settings)
+        finally:
+            ledger.close()
+
+
+def _read_again(sandbox: Sandbox, record: SearchRecord, spec: SearchSpec, home: Path) -> Outcome | None:
+    answer = run_profile(sandbox, home, record.workload, seed=spec.seed, timeout_s=spec.trial_timeout_s,
+                         memory_limit_bytes=spec.memory_limit_bytes)  # fmt: skip
+    return answer.outcome if answer else None

@@ -1,0 +1,188 @@
+"""TrialLoop: the trials of one session — what is queued, then what is proposed — run, learnt from and projected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.candidate import Candidate
+from evaluators.frozen import digest
+from evaluators.outcome import Outcome
+from evaluators.registry import backend as find_backend
+from evaluators.space import Space
+from evaluators.target import environment
+from evaluators.verdicts import judge_all
+from search.front import best_trial, nearest_trials, pareto_front
+from search.progress import Progress
+from search.projection import Projection
+from search.proposals import Proposal, Proposer
+from search.result import TrialResult
+from search.sampling import Sampler, Told
+from search.spec import SearchSpec
+from search.view import count_trials, objective_of, trial_results
+from workers.lease import Cancellation
+from workers.ledger import Ledger
+from workers.records import SearchRecord, TrialRecord
+from workers.supervisor import Supervisor, TrialSettings
+
+FAILED_VIOLATION = 1.0
+FAILED = "failed"
+"""The constraint that a failed trial violates, whatever its limits: it keeps the sampler away."""
+
+NEAREST_IN_FULL = 3
+UNKNOWN_REFERENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a coordinator lends to its loop: the search, the means to run trials, and its clock."""
+
+    record: SearchRecord
+    spec: SearchSpec
+    space: Space
+    settings: TrialSettings
+    ledger: Ledger
+    supervisor: Supervisor
+    projection: Projection
+    progress: Progress
+    stop: Cancellation
+    seconds_left: Callable[[], float]
+    account: Callable[[], None]
+    note: Callable[[str], None]
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up or somebody cancelled."""
+        return self.stop.is_set() or self.seconds_left() <= 0
+
+    def trials(self) -> list[TrialResult]:
+        """Return the trials of the search as users see them."""
+        return trial_results(self.ledger.trials(self.record.id), self.spec, {})
+
+    def best(self, trials: Sequence[TrialResult]) -> TrialResult | None:
+        """Return the best feasible trial, if there is one."""
+        return best_trial(pareto_front(trials, self.spec.goal, self.spec.percentile))
+
+
+class TrialLoop:
+    """The trials of one session: whatever is queued, then what is proposed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._sampler = Sampler(session.space, session.spec.seed)
+        self._proposer = Proposer(session.space, session.spec, self._sampler, session.spec.seed)
+        self._told: dict[str, Told | None] = {}
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Run trials until their number, the time or the space is used up."""
+        for trial in self._session.trials():
+            self._learn(trial)
+        while not self._session.over and (record := self._next()) is not None:
+            self._run(record)
+
+    def measure_nearest(self) -> None:
+        """Where nothing is feasible, measure the nearest candidates in full: what would the limits have to be?"""
+        trials = self._session.trials()
+        if self._session.best(trials) is not None:
+            return
+        for trial in nearest_trials(trials, NEAREST_IN_FULL):
+            if trial.outcome == "rejected" and not self._session.over:
+                self._run(self._session.ledger.rerun(f"{self._session.record.id}/{trial.number}", gates=False))
+
+    def _next(self) -> TrialRecord | None:
+        session = self._session
+        records = session.ledger.trials(session.record.id)
+        queued = [record for record in records if record.state == "QUEUED"]
+        if queued:
+            return queued[0]
+        remaining = session.spec.trials - len(records)
+        if remaining <= 0:
+            return None
+        trials = session.trials()
+        missing = [item for item in self._proposer.references(trials) if item.candidate.hash not in self._told]
+        if missing and session.seconds_left() < self._seconds_for(missing):
+            remaining = len(missing)
+        elif not missing and session.seconds_left() < self._typical_seconds():
+            return None
+        proposal = self._proposer.next(trials, self._told, remaining)
+        if proposal is None:
+            session.note(f"every candidate of the space was tried ({len(records)})")
+            return None
+        self._told[proposal.candidate.hash] = None
+        key = self._evaluation_key(proposal.candidate)
+        return session.ledger.add_trial(
+            session.record.id, proposal.candidate, proposal.source, key, gates=proposal.gates
+        )
+
+    def _run(self, record: TrialRecord) -> None:
+        session = self._session
+        session.progress.started(record.number, record.candidate.label())
+        begun = time.monotonic()
+        if not self._answer(record):
+            session.supervisor.run(record.id, record.attempt, session.settings, cancel=(session.stop,))
+            if session.ledger.trial(record.id).state != "DONE":
+                session.ledger.withdraw(record.id)
+                return
+            self._seconds[record.candidate.backend] = time.monotonic() - begun
+        trials = session.trials()
+        done = next(trial for trial in trials if trial.number == record.number)
+        self._learn(done)
+        session.progress.finished(done, count_trials(trials), session.best(trials))
+        session.projection.deliver(session.ledger, session.record.id, trials)
+        session.account()
+
+    def _answer(self, record: TrialRecord) -> bool:
+        """Answer a trial from an earlier search on the same target, if that one says enough about these limits."""
+        ledger = self._session.ledger
+        if record.attempt > 1 or (known := ledger.find_evaluation(record.evaluation_key)) is None:
+            return False
+        answer = None if known.outcome is None else self._rejudged(known.outcome, record.gates)
+        return answer is not None and ledger.answer_trial(record.id, record.attempt, answer, known.id)
+
+    def _rejudged(self, outcome: Outcome, gates: bool) -> Outcome | None:
+        """Return an earlier outcome under this search's limits, or None where it stopped before they could be judged."""
+        if outcome.bundle is None or not Path(outcome.bundle).is_dir():
+            return None
+        verdicts = judge_all(self._session.spec.constraints, outcome.evidence)
+        if outcome.evidence.accuracy is not None:
+            return outcome.model_copy(update={"verdicts": verdicts, "kind": "measured", "gate": None})
+        failed = [verdict for verdict in verdicts if verdict.status == "fail"]
+        if not failed or not gates:
+            return None
+        gate = failed[0].constraint.metric
+        return outcome.model_copy(update={"verdicts": verdicts, "kind": "rejected", "gate": gate})
+
+    def _learn(self, trial: TrialResult) -> None:
+        """Tell the sampler how a trial ended: violations under every constraint's key, in the same order."""
+        if trial.outcome in ("queued", "running"):
+            self._told[trial.candidate.hash] = None
+            return
+        failed = trial.outcome == "failed"
+        judged = {verdict.constraint.metric: verdict.violation for verdict in trial.verdicts}
+        unknown = FAILED_VIOLATION if failed else 0.0
+        violations = {limit.metric: judged.get(limit.metric, unknown) for limit in self._session.spec.constraints}
+        violations[FAILED] = FAILED_VIOLATION if failed else 0.0
+        objective = objective_of(trial, self._session.spec)
+        values = (objective, trial.accuracy) if objective is not None and trial.accuracy is not None else None
+        told = Told(values, violations)
+        self._told[trial.candidate.hash] = told
+        if trial.failure_kind != "lost":
+            self._sampler.tell(trial.candidate, told)
+
+    def _evaluation_key(self, candidate: Candidate) -> str:
+        """Name what an evaluation depends on; equal keys of different searches have equal results."""
+        session = self._session
+        profile, spec = session.settings.profile, session.spec
+        facts = [profile.fingerprint, session.space.target.fingerprint, spec.protocol.to_json(), spec.seed]
+        return digest([candidate.to_json(), facts, environment(*find_backend(candidate.backend).requires)])
+
+    def _typical_seconds(self) -> float:
+        """Half of what a trial takes: with less time left, none is begun."""
+        return sorted(self._seconds.values())[len(self._seconds) // 2] / 2 if self._seconds else 0.0
+
+    def _seconds_for(self, references: Sequence[Proposal]) -> float:
+        known = [self._seconds.get(item.candidate.backend, UNKNOWN_REFERENCE_SECONDS) for item in references]
+        return 1.5 * sum(known)

@@ -1,0 +1,112 @@
+"""View: a search read from the ledger as its users see it — trials, front, best, baselines, relaxations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from evaluators.outcome import Verdict
+from search.front import best_trial, nearest_trials, objective_value, pareto_front
+from search.result import Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
+from search.spec import SearchSpec
+from workers.records import SearchRecord, TrialRecord
+
+Status = Literal["feasible", "infeasible", "interrupted"]
+
+
+def trial_results(records: Iterable[TrialRecord], spec: SearchSpec, run_ids: dict[int, str]) -> list[TrialResult]:
+    """Return every trial as users see it, with its place on the front."""
+    found = [
+        trial_result(
+            record.number, record.candidate, record.source, record.state,
+            record.outcome if record.state == "DONE" else None,
+            answered_by=record.answered_by, mlflow_run_id=run_ids.get(record.number),
+        )
+        for record in records
+    ]  # fmt: skip
+    front = {trial.number for trial in pareto_front(found, spec.goal, spec.percentile)}
+    return [trial.model_copy(update={"pareto": trial.number in front}) for trial in found]
+
+
+def count_trials(trials: Sequence[TrialResult]) -> TrialCounts:
+    """Count how the finished trials ended."""
+    own = [trial for trial in trials if trial.answered_by is None]
+    kinds = {kind: sum(trial.outcome == kind for trial in own) for kind in ("measured", "rejected", "failed")}
+    cached = len(trials) - len(own)
+    return TrialCounts(total=sum(kinds.values()) + cached, cached=cached, **kinds)
+
+
+def search_result(
+    record: SearchRecord, spec: SearchSpec, trials: Sequence[TrialResult], target: str, home: Path,
+    *, interrupted: bool = False, notes: Sequence[str] = (), report: str | None = None,
+) -> SearchResult:  # fmt: skip
+    """Draw the result of a search from its trials."""
+    front = pareto_front(trials, spec.goal, spec.percentile)
+    best = best_trial(front)
+    baseline = find_baseline(trials, best)
+    best_float = find_best_float(trials, best, spec)
+    nearest = [] if best else nearest_trials(trials)
+    status: Status = "interrupted" if interrupted else "feasible" if best else "infeasible"
+    stages = sum(sum(trial.stage_seconds.values()) for trial in trials if trial.answered_by is None)
+    outside = max(0.0, record.elapsed_s - stages)
+    return SearchResult(
+        search=record.id, name=record.name, workload=record.workload, targets=(target,), status=status,
+        objective=spec.goal, percentile=spec.percentile, constraints=spec.constraints,
+        baseline=baseline, best_float=best_float, best=best,
+        speedup=speedup(baseline, best, spec.percentile), speedup_over_float=speedup(best_float, best, spec.percentile),
+        nearest=tuple(nearest), relaxations=tuple(relaxation(trial, spec) for trial in nearest), front=tuple(front),
+        trials=count_trials(trials), elapsed_s=round(record.elapsed_s, 3),
+        overhead=Overhead(seconds=round(outside, 3), share=round(outside / max(record.elapsed_s, 1e-9), 4)),
+        scored_by=record.profile.scored_by if record.profile else "", notes=tuple(notes), home=str(home), report=report,
+    )  # fmt: skip
+
+
+def find_baseline(trials: Sequence[TrialResult], best: TrialResult | None) -> TrialResult | None:
+    """Return eager fp32 at the batch size and threads of ``best``, as the user wrote it; at batch size 1 without a best.
+
+    Where that one is missing, the one at another number of threads stands in.
+    """
+    eager = [trial for trial in trials if trial.candidate.backend == "eager" and trial.candidate.is_unmodified_float]
+    plain = [trial for trial in eager if not any(trial.candidate.runtime.knobs.values())]
+    if best is None:
+        return min(plain, key=lambda trial: (trial.candidate.batch_size, trial.number), default=None)
+    wanted = best.candidate
+    same = [trial for trial in plain if trial.candidate.batch_size == wanted.batch_size and trial.outcome == "measured"]
+    return min(same, key=lambda trial: trial.candidate.runtime.threads != wanted.runtime.threads, default=None)
+
+
+def find_best_float(
+    trials: Sequence[TrialResult], best: TrialResult | None, spec: SearchSpec
+) -> TrialResult | None:
+    """Return the fastest unmodified fp32 model of any backend at the batch size of ``best``."""
+    size = best.candidate.batch_size if best else min((t.candidate.batch_size for t in trials), default=1)
+    found = [
+        trial for trial in trials
+        if trial.candidate.is_unmodified_float and trial.candidate.batch_size == size and trial.latency_ms is not None
+        and trial.outcome == "measured"
+    ]  # fmt: skip
+    return min(found, key=lambda trial: trial.latency_at(spec.percentile) or float("inf"), default=None)
+
+
+def speedup(slow: TrialResult | None, fast: TrialResult | None, percentile: str) -> float | None:
+    """Return how many times faster ``fast`` answers a call, both at the same batch size."""
+    a = slow.latency_at(percentile) if slow else None
+    b = fast.latency_at(percentile) if fast else None
+    return round(a / b, 3) if a and b else None
+
+
+def relaxation(trial: TrialResult, spec: SearchSpec) -> Relaxation:
+    """Return what every limit would have to be for ``trial`` to be feasible; what was not measured is unknown."""
+    judged: dict[str, Verdict] = {verdict.constraint.metric: verdict for verdict in trial.verdicts}
+    limits: dict[str, Any] = {}
+    for metric, verdict in judged.items():
+        if not verdict.within:
+            limits[metric] = verdict.value
+    unknown = tuple(limit.metric for limit in spec.constraints if limit.metric not in judged)
+    return Relaxation(trial=trial.number, label=trial.label, limits=limits, unknown=unknown)
+
+
+def objective_of(trial: TrialResult, spec: SearchSpec) -> float | None:
+    """Return the trial's value of the search's objective, to be minimised."""
+    return objective_value(trial, spec.goal, spec.percentile)

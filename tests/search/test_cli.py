@@ -1,0 +1,568 @@
+"""The command line: exit codes, what reaches stdout, and one sentence per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import search
+from evaluators.errors import InfrastructureError, IntegrityError, UsageError
+from search.cli import main
+from search.cli.app import app
+from search.spec import SearchSpec
+from tests.search.factories import a_profile, a_search, a_spec, a_target, a_trial
+
+COMMANDS = {
+    "doctor", "check", "space", "search", "status", "trials", "front", "report", "resume", "cancel", "reproduce", "ui",
+}  # fmt: skip
+WORKLOAD = "model.py:workload"
+
+
+class Spoken:
+    """What one run of the command said."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.out)
+        return value
+
+
+Run = Callable[..., Spoken]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("PARETUNE_") or name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, its stdout and stderr read from the file descriptors."""
+
+    def command(*arguments: str) -> Spoken:
+        code = main(arguments)
+        return Spoken(code, *capfd.readouterr())
+
+    return command
+
+
+def report(**fields: Any) -> SimpleNamespace:
+    """Return a stand-in for a report of the API."""
+    plain = json.loads(
+        json.dumps(fields, default=lambda item: item.to_json() if hasattr(item, "to_json") else vars(item))
+    )
+    return SimpleNamespace(**fields, to_json=lambda: plain)
+
+
+class FakeApi:
+    """Answers as ``search.api`` does, without running anything, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.answer: Any = a_search(12)[0]
+        self.noise: Callable[[], None] = lambda: None
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def ask(*arguments: Any, **named: Any) -> Any:
+            self.asked.append((name, *arguments, *named.values()))
+            self.noise()
+            if isinstance(self.answer, BaseException):
+                raise self.answer
+            return self.answer
+
+        return ask
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeApi]:
+    fake = FakeApi()
+    monkeypatch.setitem(sys.modules, "search.api", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(search, "api", fake, raising=False)
+    (tmp_path / ".paretune").mkdir()
+    yield fake
+
+
+def one_error_line(spoken: Spoken) -> str:
+    """Return the only line of stderr, which must be an error without a traceback."""
+    (line,) = spoken.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in spoken.err + spoken.out
+    return line
+
+
+def test_help_lists_every_command_and_the_exit_codes(run: Run) -> None:
+    spoken = run("--help")
+
+    assert spoken.code == 0
+    assert set(re.findall(r"^│ (\w+) ", spoken.out, re.M)) >= COMMANDS
+    assert all(code in " ".join(spoken.out.split()) for code in ("130 interrupted", "5 integrity", "4 nothing"))
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_each_command_shows_a_worked_example(run: Run, command: str) -> None:
+    spoken = run(command, "--help")
+
+    assert spoken.code == 0
+    assert f"paretune {command}" in spoken.out.split("╰")[-1]
+    assert {"--json", "--home"} <= set(re.findall(r"--[a-z-]+", spoken.out))
+
+
+def test_help_states_the_defaults_of_the_spec(run: Run) -> None:
+    text = " ".join(run("search", "--help").out.replace("│", " ").split())
+
+    spec = SearchSpec(workload=WORKLOAD)
+    for stated in (spec.trials, f"{spec.trial_timeout_s:g}s", spec.percentile, spec.max_accuracy_drop, spec.seed):
+        assert f"(default {stated})" in text
+
+
+def test_every_setting_of_the_spec_has_a_flag(run: Run) -> None:
+    offered = set(re.findall(r"--[a-z-]+", run("search", "--help").out))
+
+    unit = re.compile(r"_(ms|s|bytes)$")
+    wanted = {"--" + unit.sub("", field).replace("_", "-") for field in SearchSpec.model_fields if field != "workload"}
+    assert wanted <= offered
+
+
+def test_no_command_shows_the_help_and_is_a_usage_error(run: Run) -> None:
+    spoken = run()
+
+    assert spoken.code == 2
+    assert "Usage: paretune" in spoken.out
+
+
+def test_version(run: Run) -> None:
+    assert re.fullmatch(r"paretune \d+\.\d+\.\d+\S*\n", run("--version").out)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from search.cli import main; codes = [main(['--help']), main(['search', '--help'])];"
+        "heavy = {'torch', 'numpy', 'mlflow', 'optuna', 'sqlalchemy', 'yaml', 'plotly', 'evaluators'};"
+        "print(codes, sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stderr.strip() == "[0, 0] []"
+
+
+def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> None:
+    given = (
+        "search model.py:workload --latency-budget 5ms --max-accuracy-drop 0.02 --min-accuracy 0.9 --max-size 1MB "
+        "--target a --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 --objective latency "
+        "--percentile p99 --trials 7 --timeout 10m --trial-timeout 1m --memory-limit 4GB --seed 3 --name night --json"
+    )
+    run(*shlex.split(given))
+
+    ((called, spec, home, _),) = api.asked
+    assert (called, home) == ("run_spec", tmp_path / ".paretune")
+    assert spec == SearchSpec(
+        workload=WORKLOAD, latency_budget_ms=5, max_accuracy_drop=0.02, min_accuracy=0.9, max_size_bytes=10**6,
+        target=("a",), backend=("eager", "onnxruntime", "openvino"), batch_size=(1, 8), threads=2,
+        objective="latency", percentile="p99", trials=7, timeout_s=600, trial_timeout_s=60,
+        memory_limit_bytes=4 * 10**9, seed=3, name="night",
+    )  # fmt: skip
+
+
+def test_flag_beats_environment_beats_file(
+    run: Run, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "search.yaml").write_text(f"workload: {WORKLOAD}\ntrials: 1\nseed: 1\nlatency-budget: 1ms\n")
+    monkeypatch.setenv("PARETUNE_TRIALS", "2")
+    monkeypatch.setenv("PARETUNE_SEED", "2")
+    monkeypatch.setenv("PARETUNE_HOME", str(tmp_path / "elsewhere"))
+
+    run("search", "--config", "search.yaml", "--trials", "3")
+
+    ((_, spec, home, _),) = api.asked
+    assert (spec.workload, spec.trials, spec.seed, spec.latency_budget_ms) == (WORKLOAD, 3, 2, 1.0)
+    assert home == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(("status", "code"), [("feasible", 0), ("infeasible", 4), ("interrupted", 130)])
+@pytest.mark.parametrize("command", [("search", WORKLOAD), ("resume", "latest")])
+def test_the_exit_code_says_how_the_search_ended(
+    run: Run, api: FakeApi, command: tuple[str, ...], status: str, code: int
+) -> None:
+    spec = a_spec(latency_budget_ms=1e-4) if status == "infeasible" else a_spec()
+    api.answer = a_search(12, spec=spec, interrupted=status == "interrupted")[0]
+
+    spoken = run(*command)
+
+    assert spoken.code == code
+    assert "Traceback" not in spoken.err
+    assert api.answer.name in spoken.out
+    assert ("paretune resume" in spoken.err) == (status == "interrupted")
+
+
+def test_json_is_the_result_and_nothing_else_reaches_stdout(run: Run, api: FakeApi) -> None:
+    def noise() -> None:
+        print("from Python")
+        os.write(1, b"from a C library\n")
+        subprocess.run(["sh", "-c", "echo from a child"], check=True)
+
+    api.noise = noise
+    spoken = run("search", WORKLOAD, "--json")
+
+    assert spoken.json == api.answer.to_json()
+    assert spoken.json["schema_version"] == 1
+    assert spoken.out.count("\n") == 1
+    assert all(f"from {source}" in spoken.err for source in ("Python", "a C library", "a child"))
+
+
+def test_stdout_works_again_after_json(run: Run, api: FakeApi) -> None:
+    run("search", WORKLOAD, "--json")
+
+    assert api.answer.name in run("search", WORKLOAD).out
+
+
+def test_no_terminal_no_colours(run: Run, api: FakeApi) -> None:
+    spoken = run("search", WORKLOAD)
+
+    assert "\x1b" not in spoken.out + spoken.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UsageError("no search is called 'x'; there is night"), 2, "no search is called 'x'; there is night"),
+        (InfrastructureError("the disk is full"), 3, "the disk is full"),
+        (IntegrityError("model.onnx is not what was measured"), 5, "model.onnx is not what was measured"),
+        (PermissionError(13, "Permission denied", "/x"), 3, "Permission denied: '/x'"),
+        (KeyError("lost"), 1, "internal: KeyError: 'lost'"),
+        (SystemExit(0), 1, "the code that it ran called sys.exit"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (UsageError("two\nlines [red]and markup[/red]"), 2, "two lines [red]and markup[/red]"),
+    ],
+)
+def test_an_error_is_one_sentence_and_an_exit_code(
+    run: Run, api: FakeApi, error: BaseException, code: int, said: str
+) -> None:
+    api.answer = error
+
+    spoken = run("trials", "x")
+    as_json = run("trials", "x", "--json")
+
+    assert said in one_error_line(spoken)
+    assert spoken.out == ""
+    assert (spoken.code, as_json.code) == (code, code)
+    assert as_json.json["schema_version"] == 1
+    assert as_json.json["error"]["code"] == code
+    assert said in as_json.json["error"]["message"]
+    one_error_line(as_json)
+
+
+def test_an_internal_error_leaves_its_traceback_in_a_file(
+    run: Run, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    api.answer = KeyError("lost")
+
+    line = one_error_line(run("trials", "x"))
+
+    (log,) = tmp_path.glob("paretune-error-*.txt")
+    assert str(log) in line
+    assert "KeyError: 'lost'" in log.read_text()
+
+
+def test_debug_shows_the_traceback(run: Run, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARETUNE_DEBUG", "1")
+    api.answer = UsageError("wrong")
+
+    spoken = run("trials", "x")
+
+    assert spoken.code == 2
+    assert "Traceback" in spoken.err
+    assert spoken.err.splitlines()[-1] == "error: wrong"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("search", "no workload was given"),
+        ("search model.py:w --latency-budget '5 parsecs'", "'5 parsecs' is not a duration"),
+        ("search model.py:w --max-size huge", "'huge' is not a size"),
+        ("search model.py:w --max-accuracy-drop 2", "max_accuracy_drop: must be less than or equal to 1"),
+        ("search model.py:w --max-accuracy-drop little", "'--max-accuracy-drop'"),
+        ("search model.py:w --trials -3", "trials: must be greater than or equal to 1 (got -3)"),
+        ("search model.py:w --trials many", "'--trials'"),
+        ("search model.py:w --timeout -1s", "timeout: '-1s' is not a duration"),
+        ("search model.py:w --objective speed", "must be 'latency', 'throughput' or 'size' (got 'speed')"),
+        ("search model.py:w --percentile p80", "must be 'p50', 'p90', 'p95' or 'p99'"),
+        ("search model.py:w --batch-size 1,0", "batch size 0 must lie between"),
+        ("search model.py:w --batch-size 1,,2", "--batch-size '1,,2' has an empty part"),
+        ("search model.py:w --backend ''", "--backend '' has an empty part"),
+        ("search model.py:w --threads 0", "threads: must be greater than"),
+        ("search model.py:w --name 'a b'", "name: use letters, digits"),
+        ("search model.py:w --name ''", "name: use letters, digits"),
+        ("search model.py:w --config none.yaml", "config file none.yaml cannot be read"),
+        ("search model.py:w --config typo.yaml", "did you mean 'latency_budget'?"),
+        ("search model.py:w --home file.txt", "file.txt is a file; name another with --home"),
+        ("search model.py:w --home file.txt/below", "file.txt is a file; name another with --home"),
+        ("search model.py:w --bugdet 5ms", "--bugdet"),
+        ("search model.py:w other.py:w", "other.py:w"),
+        ("searhc model.py:w", "searhc"),
+        ("space model.py:w --latency-budget 5ms", "--latency-budget"),
+        ("check model.py:w --backend eager", "--backend"),
+        ("trials", "Missing argument 'SEARCH'"),
+        ("trials latest --config typo.yaml", "paretune trials reads no settings"),
+        ("doctor --config typo.yaml", "paretune doctor reads no settings"),
+        ("status --home nowhere", "nowhere does not exist, so it holds no search"),
+        ("front latest --home nowhere", "nowhere does not exist"),
+        ("reproduce latest", "Missing argument 'TRIAL'"),
+        ("reproduce latest seven", "TRIAL"),
+        ("reproduce latest -- -1", "TRIAL"),
+        ("ui --home empty", "has no MLflow store"),
+        ("ui --port 70000", "--port"),
+    ],
+)
+def test_a_mistake_is_named_and_nothing_runs(run: Run, api: FakeApi, tmp_path: Path, arguments: str, said: str) -> None:
+    (tmp_path / "typo.yaml").write_text("latency_bugdet: 5ms\n")
+    (tmp_path / "file.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+
+    spoken = run(*shlex.split(arguments))
+
+    assert spoken.code == 2
+    assert said in one_error_line(spoken)
+    assert spoken.out == ""
+    assert api.asked == []
+
+
+def test_a_usage_error_is_json_too(run: Run) -> None:
+    spoken = run("search", WORKLOAD, "--bugdet", "5ms", "--json")
+
+    assert spoken.code == 2
+    assert spoken.json["error"]["code"] == 2
+    assert "--bugdet" in spoken.json["error"]["message"]
+
+
+def test_a_mistyped_variable_is_refused(run: Run, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARETUNE_LATENCY_BUGDET", "5ms")
+
+    spoken = run("search", WORKLOAD)
+
+    assert spoken.code == 2
+    assert "did you mean PARETUNE_LATENCY_BUDGET" in one_error_line(spoken)
+
+
+def test_looking_at_a_search_makes_no_folder(run: Run, api: FakeApi, tmp_path: Path) -> None:
+    run("status", "--home", "nowhere")
+    run("search", WORKLOAD, "--dry-run", "--bugdet")
+
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_trials_and_front(run: Run, api: FakeApi) -> None:
+    result, trials = a_search(12)
+    api.answer = trials
+
+    listed = run("trials", "night", "--json").json
+    shown = run("trials", "night")
+    api.answer = result
+    front = run("front", "night", "--json").json
+
+    assert listed == {"schema_version": 1, "search": "night", "trials": [trial.to_json() for trial in trials]}
+    assert shown.code == 0
+    assert trials[0].candidate.backend in shown.out
+    assert front == {
+        "schema_version": 1,
+        "search": result.search,
+        "front": [trial.to_json() for trial in result.front],
+    }
+    assert run("front", "night").code == 0
+
+
+@pytest.mark.parametrize(("ms", "code"), [(0.4, 0), (40.0, 4)])
+def test_reproduce_answers_with_the_trial(run: Run, api: FakeApi, ms: float, code: int) -> None:
+    api.answer = a_trial(7, p50=ms)
+
+    spoken = run("reproduce", "night", "7", "--json")
+
+    assert spoken.code == code
+    assert spoken.json["trial"] == api.answer.to_json()
+    assert run("reproduce", "night", "7").code == code
+
+
+def test_cancel_and_report(run: Run, api: FakeApi, tmp_path: Path) -> None:
+    api.answer = tmp_path / "front.html"
+
+    assert run("cancel", "night", "--json").json["cancel_requested"] is True
+    assert run("report", "night", "-o", "front.html").out.strip() == str(tmp_path / "front.html")
+    assert api.asked[-1] == ("report", "night", tmp_path / ".paretune", Path("front.html"))
+
+
+@pytest.mark.parametrize(("usable", "code"), [(True, 0), (False, 3)])
+def test_doctor_says_what_to_install(run: Run, api: FakeApi, usable: bool, code: int) -> None:
+    reason = "openvino is not installed: pip install 'paretune[openvino]'"
+    backends = (
+        SimpleNamespace(name="eager", usable=usable, reason="broken", versions={"torch": "2.13.0"}, schemes=("fp32",)),
+        SimpleNamespace(name="openvino", usable=False, reason=reason, versions={}, schemes=()),
+    )
+    api.answer = report(target=a_target(), backends=backends)
+
+    spoken = run("doctor")
+
+    assert spoken.code == code
+    assert "pip install 'paretune[openvino]'" in " ".join(spoken.out.split())
+    assert a_target().name in spoken.out
+    assert run("doctor", "--json").json["backends"][1]["reason"] == reason
+
+
+def test_check_lists_the_problems(run: Run, api: FakeApi) -> None:
+    problem = SimpleNamespace(level="error", what="the model is in training mode", advice="call model.eval()")
+    api.answer = report(profile=None, problems=(problem,), ok=False, seconds=1.2)
+    broken = run("check", WORKLOAD)
+    api.answer = report(profile=a_profile(), problems=(), ok=True, seconds=1.2)
+    sound = run("check", WORKLOAD)
+
+    assert broken.code == 2
+    assert "error: the model is in training mode\n  call model.eval()" in broken.out
+    assert sound.code == 0
+    assert "0.9230" in sound.out
+
+
+SPACE = {
+    "size": 1234,
+    "dimensions": (SimpleNamespace(name="batch_size", values=(1, 8), default=8, description="examples per call"),),
+    "exclusions": (SimpleNamespace(what="openvino", why="not installed"),),
+}
+
+
+def test_space_shows_dimensions_and_exclusions(run: Run, api: FakeApi) -> None:
+    api.answer = report(**SPACE)
+
+    spoken = run("space", WORKLOAD, "--batch-size", "1,8")
+
+    assert spoken.code == 0
+    assert re.search(
+        r"1,234 candidates[\s\S]+batch_size +8, 1 +examples per call[\s\S]+openvino +not installed", spoken.out
+    )
+    assert api.asked[0][-1].batch_size == (1, 8)
+
+
+def test_dry_run_shows_the_plan_and_runs_nothing(run: Run, api: FakeApi) -> None:
+    api.answer = report(**SPACE)
+
+    shown = run("search", WORKLOAD, "--latency-budget", "5ms", "--dry-run")
+    plan = run("search", WORKLOAD, "--latency-budget", "5ms", "--dry-run", "--json").json
+
+    assert shown.code == 0
+    assert all(text in shown.out for text in ("1,234 candidates", "5 ms", "60 trials", "nothing was run"))
+    assert plan["constraints"] == [{"metric": "latency_p95_ms", "max": 5.0}, {"metric": "accuracy_drop", "max": 0.01}]
+    assert (plan["dry_run"], plan["space"]["size"]) == (True, 1234)
+    assert {call[0] for call in api.asked} == {"space"}
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    script = "import sys; from search.cli import main; sys.exit(main(['search', '--help']))"
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run([sys.executable, "-c", script], stdout=closed, stderr=subprocess.PIPE, text=True)
+
+    assert done.stderr == ""
+
+
+def test_a_json_reader_that_goes_away_is_no_error() -> None:
+    command = [sys.executable, "-c", "from search.cli import main; import sys; sys.exit(main())", "nothing", "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_app_names_its_commands_once() -> None:
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+    assert sorted(names) == sorted(COMMANDS)
+
+
+@pytest.fixture
+def store(tmp_path: Path, api: FakeApi) -> Path:
+    """A home with an MLflow store, and an API that would serve it with Python's own server."""
+    home = tmp_path / ".paretune"
+    (home / "mlflow.db").write_bytes(b"")
+    api.answer = ([sys.executable, "-m", "http.server", "5000"], "http://127.0.0.1:5000/#/experiments/1")
+    return home
+
+
+def test_ui_print_starts_nothing(run: Run, api: FakeApi, store: Path) -> None:
+    spoken = run("ui", "night", "--print")
+    command, url = spoken.out.splitlines()
+
+    assert (spoken.code, shlex.split(command), url) == (0, *api.answer)
+    assert run("ui", "night", "--print", "--json").json == {"schema_version": 1, "command": api.answer[0], "url": url}
+
+
+def test_ui_says_which_port_is_taken(run: Run, store: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        spoken = run("ui", "--port", str(port))
+
+    assert spoken.code == 2
+    assert f"port {port} on 127.0.0.1 is taken" in one_error_line(spoken)
+
+
+def test_ui_refuses_an_address_of_another_machine(run: Run, store: Path) -> None:
+    assert "cannot listen on --host '192.0.2.1'" in one_error_line(run("ui", "--host", "192.0.2.1"))
+
+
+def test_ui_reports_a_server_that_ends_by_itself(run: Run, api: FakeApi, store: Path) -> None:
+    api.answer = ([sys.executable, "-c", "raise SystemExit('no such table')"], "http://127.0.0.1:5000")
+
+    spoken = run("ui", "--port", str(free_port()))
+
+    assert spoken.code == 3
+    assert "ended by itself with code 1" in spoken.err
+    assert (store / "mlflow-ui.log").read_text().strip() == "no such table"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ui_serves_until_interrupted_and_ends_its_server(store: Path, how: signal.Signals) -> None:
+    port = free_port()
+    server = f"[sys.executable, '-m', 'http.server', '{port}', '--bind', '127.0.0.1']"
+    script = (
+        "import sys, types, search; search.api = sys.modules['search.api'] = types.SimpleNamespace("
+        f"ui_command=lambda *_: ({server}, 'http://127.0.0.1:{port}/#/experiments/1'));"
+        f"from search.cli import main; sys.exit(main(['ui', 'night', '--home', '{store}', '--port', '{port}']))"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None and ui.stderr is not None
+        assert ui.stdout.readline() == f"http://127.0.0.1:{port}/#/experiments/1\n"
+        assert "Ctrl-C" in ui.stderr.readline()
+        ui.send_signal(how)
+        _, err = ui.communicate(timeout=20)
+
+    assert (ui.returncode, err) == (0, "")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

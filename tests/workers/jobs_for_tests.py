@@ -1,0 +1,140 @@
+"""A runner that does as told, and the values that the tests of the workers are made of.
+
+What a job does is the name in ``ProfileJob.workload``, or in the ``prepare`` and ``measure`` knobs of a candidate's runtime.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evaluators.candidate import Candidate, Runtime
+from evaluators.jobs import Job, JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
+from evaluators.outcome import Evidence, Outcome
+from evaluators.profile import WorkloadProfile
+from evaluators.structure import Structure, TensorSpec
+
+RUNNER = "jobs_for_tests:run"
+
+TENSOR = Structure(style="tensor", tensors=(TensorSpec(name="x", dtype="float32", shape=(None, 4)),))
+
+PROFILE = WorkloadProfile(
+    name="tiny",
+    reference="tiny.py:workload",
+    model_digest="m",
+    data_digests={"validation": "v"},
+    metric_digest="s",
+    parameters=4,
+    size_bytes=16,
+    flops=4,
+    inputs=TENSOR,
+    outputs=TENSOR,
+    layers={"Linear": 1},
+    widths=(),
+    exportable=None,
+    dynamic_batch=True,
+    has_train=False,
+    accuracy=0.9,
+    examples=100,
+    calibration_examples=10,
+    scored_by="accuracy",
+    per_example=True,
+)
+
+MEASURED = Outcome(kind="measured", evidence=Evidence(size_bytes=16))
+REJECTED = Outcome(kind="rejected", gate="latency")
+
+
+def candidate(number: int = 0, **knobs: Any) -> Candidate:
+    """Return one of many distinct candidates, with knobs that tell its jobs what to do."""
+    runtime = Runtime.model_validate({"threads": 1, **knobs})
+    return Candidate(target="cpu", backend="eager", batch_size=number + 1, runtime=runtime)
+
+
+def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
+    """Do what the job says, and answer with where and how it was done."""
+    report_stage("act")
+    facts = {"clock": time.monotonic(), "pid": os.getpid(), "env": dict(os.environ), "modules": sorted(sys.modules)}
+    if isinstance(job, ProfileJob):
+        act(job.workload, Path(job.home))
+        facts["threads"] = len(os.listdir("/proc/self/task"))
+        (Path(job.home) / "facts.json").write_text(json.dumps(facts))
+        return JobResult(profile=PROFILE)
+    if isinstance(job, PrepareJob):
+        knobs = job.candidate.runtime.knobs
+        act(str(knobs.get("prepare", "")), Path(job.home))
+        bundle = json.dumps({"act": knobs.get("measure", ""), "env": os.environ["OMP_NUM_THREADS"]})
+        if knobs.get("prepare") == "reject":
+            return JobResult(outcome=REJECTED)
+        return JobResult(prepared=Prepared(bundle=bundle, stage_seconds={"build": 1.0}, cached_stages=("prune",)))
+    assert isinstance(job, MeasureJob)
+    act(json.loads(job.bundle)["act"], Path(job.home))
+    size = int(os.environ["OMP_NUM_THREADS"])
+    evidence = Evidence(size_bytes=size)
+    return JobResult(outcome=Outcome(kind="measured", evidence=evidence, stage_seconds={"latency": 2.0}))
+
+
+def act(what: str, home: Path) -> None:
+    """Behave as well or as badly as told."""
+    if what == "segfault":
+        ctypes.string_at(0)
+    elif what == "abort":
+        os.abort()
+    elif what == "bad_alloc":
+        print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr)
+        os.abort()
+    elif what == "hang":
+        note_pid(home)
+        hang_in_here()
+    elif what == "hog":
+        hoard = [bytearray(32 * 2**20) for _ in range(1000)]
+        raise AssertionError(f"{len(hoard)} blocks fit under the limit")
+    elif what == "torch_hog":
+        import torch
+
+        torch.ones(2**34)
+    elif what.startswith("exit"):
+        sys.exit(int(what.removeprefix("exit")))
+    elif what == "raise":
+        raise ValueError("no such layer")
+    elif what == "killed":
+        os.kill(os.getpid(), 9)
+    elif what in ("family", "orphans"):
+        grandchildren(home)
+        if what == "family":
+            time.sleep(60)
+    elif what.startswith("sleep"):
+        time.sleep(float(what.removeprefix("sleep")))
+    elif what not in ("", "reject"):
+        raise AssertionError(f"nobody knows how to {what!r}")
+
+
+def hang_in_here() -> None:
+    """Never answer."""
+    time.sleep(600)
+
+
+def note_pid(home: Path) -> None:
+    """Leave this process's id where a test finds it."""
+    part = home / "pid.part"
+    part.write_text(str(os.getpid()))
+    part.replace(home / "pid")
+
+
+def grandchildren(home: Path) -> None:
+    """Start a process in the job's group, one in a session of its own, and one whose parent is dead already."""
+    sleeper = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+    orphan = f"import subprocess as s; print(s.Popen({sleeper!r}, start_new_session=True, stdout=s.DEVNULL).pid)"
+    pids = [subprocess.Popen(sleeper).pid, subprocess.Popen(sleeper, start_new_session=True).pid]
+    made = subprocess.run([sys.executable, "-S", "-c", orphan], stdout=subprocess.PIPE, check=True)
+    pids += [int(made.stdout), os.getpid()]
+    part = home / "family.part"
+    part.write_text(json.dumps(pids))
+    part.replace(home / "family.json")
