@@ -43,6 +43,27 @@ def backend(name: str) -> Backend:
     return backends()[name]
 
 
+@cache
+def broken() -> dict[str, str]:
+    """Return the entry points that cannot be loaded, by name, with the reason: one bad plugin stops nothing."""
+    return {name: why for group in (BACKENDS, QUANTIZERS, PRUNERS) for name, why in _points(group)[1].items()}
+
+
 def _load(group: str, kind: type) -> list[Any]:
-    """Load a group's classes; each entry point names a class of ``kind``."""
-    return [point.load()() for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name)]
+    """Return an instance of every class that a group's entry points name."""
+    loaded = _points(group)[0]
+    for item in loaded:
+        if not isinstance(item, kind):
+            raise UsageError(f"entry point group {group} names {type(item).__name__}, which is not a {kind.__name__}")
+    return loaded
+
+
+@cache
+def _points(group: str) -> tuple[list[Any], dict[str, str]]:
+    loaded, failed = [], {}
+    for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
+        try:
+            loaded.append(point.load()())
+        except (ImportError, AttributeError) as error:
+            failed[point.name] = f"{point.value} cannot be loaded: {error}"
+    return loaded, failed

@@ -172,7 +172,7 @@ def derive_space(
     Raises:
         UsageError: a backend that was asked for is unknown or cannot run here, or nothing is left.
     """
-    exclusions: list[Exclusion] = []
+    exclusions = [Exclusion(what=name, why=why) for name, why in registry.broken().items()]
     schemes: dict[str, tuple[str, ...]] = {}
     knobs: dict[tuple[str, str], tuple[Parameter, ...]] = {}
     options: dict[str, tuple[Parameter, ...]] = {}

@@ -110,7 +110,8 @@ def _panel(of: Callable[[TrialResult], str], tried: list[TrialResult], axis: Axi
     cross = {"symbol": "x-thin", "size": 6, "opacity": 0.45, "line": {"width": 1.2, "color": NEUTRAL}}
     star = {
         "size": 12, "color": [palette[trial.candidate.backend] for trial in winners], "symbol": "diamond",
-        "line": {"width": [2.5 if best else 1 for best in ahead], "color": [STAR if best else "white" for best in ahead]},
+        "line": {"width": [2.5 if best else 1 for best in ahead],
+                 "color": [STAR if best else "white" for best in ahead]},
     }  # fmt: skip
     faint = {"size": 6, "opacity": 0.35, "color": NEUTRAL}
     anchor = _dots(values, [None] * len(values), axis, name="order", marker=faint)

@@ -46,7 +46,7 @@ class Sampler:
         self._space = space
         self._random = random.Random(seed)  # noqa: S311
         sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, warn_independent_sampling=False
+            seed=seed, multivariate=True, group=True, constant_liar=True
         )
         self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
         self._running: dict[str, Trial] = {}

@@ -16,6 +16,7 @@ def apply_style(figure: Any) -> None:
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,140,155,0.7)", "activecolor": "#0072B2"},
         hoverlabel={"align": "left", "font": {"family": FONT, "size": 12}},
     )
     lines = {"gridcolor": _GRID, "zeroline": False, "linecolor": _EDGE, "showline": True}

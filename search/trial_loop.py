@@ -55,7 +55,7 @@ class Session:
     @property
     def over(self) -> bool:
         """Whether the time is up or somebody cancelled."""
-        return self.stop.is_set() or self.seconds_left() <= 0
+        return self.stop.is_set or self.seconds_left() <= 0
 
     def trials(self) -> list[TrialResult]:
         """Return the trials of the search as users see them."""

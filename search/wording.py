@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 from evaluators.candidate import Candidate
 from evaluators.outcome import Constraint, Interval, Verdict
@@ -10,6 +12,7 @@ from search.result import SearchResult, TrialResult
 from search.units import show_bytes, show_ms
 
 NOTHING = "–"
+DEFAULT_HOME = ".paretune"
 
 
 def show_score(value: float | None, digits: int = 2) -> str:
@@ -137,6 +140,14 @@ def headline(result: SearchResult) -> str:
         found = f"None of {tried} trials meets {limits}"
         return f"{found} so far." if result.status == "interrupted" else f"{found}."
     return ", ".join(_best_facts(result, result.best)) + "."
+
+
+def command(result: SearchResult, verb: str, *arguments: str) -> str:
+    """Write the command line that does ``verb`` to this search, ``--home`` included where it is not the default."""
+    words = ["paretune", verb, *arguments]
+    if Path(result.home).resolve() != Path(DEFAULT_HOME).resolve():
+        words += ["--home", result.home]
+    return shlex.join(words)
 
 
 def _best_facts(result: SearchResult, best: TrialResult) -> list[str]:

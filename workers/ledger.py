@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, insert, or_, select, update
+from sqlalchemy import URL, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from evaluators.errors import UsageError
 from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
-from workers.tables import Database, outbox, searches
+from workers.tables import Database, outbox, searches, trials
 from workers.trials import Trials, post
 
 
@@ -139,6 +139,18 @@ class Ledger(Trials):
         if not changed:
             raise UsageError(f"there is no search {search_id!r}")
         return self.search(search_id)
+
+    def drop_search(self, search_id: str) -> None:
+        """Forget a search that never had a trial, and free its name.
+
+        Raises:
+            UsageError: it has trials; those are never forgotten.
+        """
+        with self._database.writing() as connection:
+            if connection.scalar(select(trials.c.id).where(trials.c.search_id == search_id).limit(1)) is not None:
+                raise UsageError(f"search {search_id!r} has trials; cancel it instead")
+            connection.execute(delete(outbox).where(outbox.c.search_id == search_id))
+            connection.execute(delete(searches).where(searches.c.id == search_id))
 
     def request_cancel(self, search_id: str, wanted: bool = True) -> None:
         """Ask the coordinator of a search, in whatever process it lives, to stop; or take that back.

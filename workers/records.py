@@ -14,7 +14,7 @@ from evaluators.outcome import Outcome
 from evaluators.profile import WorkloadProfile
 
 SearchStatus = Literal["running", "finished", "interrupted", "cancelled"]
-TrialSource = Literal["baseline", "recipe", "sampled", "reference"]
+TrialSource = Literal["baseline", "recipe", "sampled", "neighbour", "reference"]
 TrialState = Literal["QUEUED", "RUNNING", "DONE"]
 EndedHow = Literal["finished", "lost", "released"]
 

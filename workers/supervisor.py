@@ -166,13 +166,16 @@ def run_profile(
         The profile, or the failed outcome where the workload crashed or could not be read; None if it was cancelled.
 
     Raises:
-        InfrastructureError: the process could not be started.
+        InfrastructureError: the process could not be started, or the home cannot be written to.
     """
     home = home.resolve()
     job = ProfileJob(workload=workload, home=str(home), seed=seed)
     jobs = home / "jobs"
-    jobs.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="profile-", dir=jobs))
+    try:
+        jobs.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="profile-", dir=jobs))
+    except OSError as error:
+        raise InfrastructureError(f"the folder {jobs} cannot be used: {error}") from error
     env = job_environment(home, _all_cores())
     ended = sandbox.run(
         job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel

@@ -10,7 +10,7 @@ from evaluators.parameters import Choice, Number, Parameter
 from evaluators.profile import WorkloadProfile
 
 RECOVERY_STEPS = Choice(
-    "recovery_steps", (0, 100, 300, 1000), 300, "training steps of distillation from the original model after pruning"
+    "recovery_steps", (0, 50, 150, 500), 150, "training steps of distillation from the original model after pruning"
 )
 
 

@@ -13,6 +13,7 @@ from evaluators.pruners.base import Pruner
 from evaluators.structure import call, flatten
 
 _ALIGNMENTS = (8, 16, 32)
+_SHAPELESS = ("_ElementWiseOp", "_ReshapeOp")
 
 
 class Channel(Pruner):
@@ -52,20 +53,16 @@ class Channel(Pruner):
             try:
                 history = _prune(trial, example, amount, int(values["alignment"]), cautious)
                 problem = _broken(module, trial, example)
-            except UnsupportedError:
-                raise
             except Exception as error:  # Torch-Pruning's tracing fails in many ways; each is a property of the model
                 problem = f"{type(error).__name__}: {error}"
+            after = _parameters(trial)
+            if problem is None and after >= before:
+                problem = f"{amount:.0%} of the channels at alignment {values['alignment']} is nothing"
             if problem is None:
-                after = _parameters(trial)
-                if after >= before:
-                    raise UnsupportedError(
-                        f"removing {amount:.0%} of the channels at alignment {values['alignment']} removes nothing"
-                    )
                 module.__dict__.update(trial.__dict__)
                 return {"structure": self.structure, "removed": history, "parameters": [before, after]}
             reasons.append(problem)
-        raise UnsupportedError(f"the model does not follow when channels are removed: {reasons[-1]}")
+        raise UnsupportedError(f"the model's channels cannot be removed: {reasons[0]}")
 
 
 def _parameters(module: Any) -> int:
@@ -77,16 +74,15 @@ def _prune(module: Any, example: Any, amount: float, alignment: int, cautious: b
     import torch_pruning as pruning
 
     module.requires_grad_(True)
-    arguments = tuple(example.values()) if isinstance(example, dict) else example
-    keyword = {"forward_fn": lambda model, _: call(model, example)}
-    pruner = pruning.pruner.MetaPruner(
+    ratios = {layer: 1 - kept_width(width, amount, alignment) / width for layer, width in _wide_layers(module)}
+    pruner = pruning.pruner.BasePruner(
         module,
-        arguments,
+        example,
         importance=pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=amount,
-        round_to=alignment,
+        pruning_ratio=0.0,
+        pruning_ratio_dict=ratios,
         ignored_layers=_fixed_layers(module, example),
-        **keyword,
+        forward_fn=call,
     )
     for group in pruner.step(interactive=True):
         if not cautious or _plain(group):
@@ -96,19 +92,39 @@ def _prune(module: Any, example: Any, amount: float, alignment: int, cautious: b
     return history
 
 
+def kept_width(width: int, amount: float, alignment: int) -> int:
+    """Return how many of ``width`` channels stay: the nearest multiple of ``alignment``, at least one, at most all."""
+    nearest = round(width * (1 - amount) / alignment) * alignment
+    return min(width, max(alignment, nearest))
+
+
+def _wide_layers(module: Any) -> list[tuple[Any, int]]:
+    import torch
+
+    found: list[tuple[Any, int]] = []
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.modules.conv._ConvNd):
+            found.append((layer, layer.out_channels))
+        elif isinstance(layer, torch.nn.Linear):
+            found.append((layer, layer.out_features))
+    return found
+
+
 def _plain(group: Any) -> bool:
-    """Whether a dependency group holds only layers whose widths nobody hard-codes."""
+    """Whether a dependency group holds only layers whose widths nobody hard-codes, and one linear producer at most.
+
+    Query, key and value share a group of three producers whose width the model's code divides into heads.
+    """
     import torch
 
     plain = (torch.nn.modules.conv._ConvNd, torch.nn.Linear, torch.nn.modules.batchnorm._BatchNorm, torch.nn.PReLU)
+    linear_producers = 0
     for dependency, _ in group:
-        target = dependency.target.module
-        operation = type(target).__name__
-        if isinstance(target, plain) or operation == "_ElementWiseOp":
-            continue
-        return False
-    producers = [dep for dep, _ in group if dep.target.type is not None and "out" in str(dep.handler.__name__)]
-    return sum(isinstance(dep.target.module, torch.nn.Linear) for dep in producers) <= 1
+        layer = dependency.target.module
+        if not isinstance(layer, plain) and type(layer).__name__ not in _SHAPELESS:
+            return False
+        linear_producers += isinstance(layer, torch.nn.Linear) and "out_channels" in dependency.handler.__name__
+    return linear_producers <= 1
 
 
 def _fixed_layers(module: Any, example: Any) -> list[Any]:

@@ -41,7 +41,8 @@ def measure(job: MeasureJob, clock: StageClock) -> Outcome:
     folder = Path(job.bundle)
     manifest = read_manifest(folder)
     candidate, profile = manifest.candidate, job.profile
-    workload = load_workload(profile.reference)
+    with clock.stage("read"):
+        workload = load_workload(profile.reference)
     evidence = Evidence(size_bytes=size_bytes(folder), parameters=manifest.parameters, flops=manifest.flops)
     begun = time.perf_counter()
     with clock.stage("load"):

@@ -38,7 +38,8 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
     home = Path(job.home)
     cache = StageCache(home / "cache" / "stages")
     candidate, profile = job.candidate, job.profile
-    workload = load_workload(profile.reference)
+    with clock.stage("read"):
+        workload = load_workload(profile.reference)
     torch.set_num_threads(probe_target().cores)
     torch.manual_seed(job.seed)
     with clock.stage("prune"):
@@ -130,9 +131,6 @@ def _built(
         if backend.threads_at_build:
             torch.set_num_threads(candidate.runtime.threads)
         backend.build(quantized.folder, folder, source, candidate)
-        module = source.module()
-        counts = {"parameters": _parameters(module), "flops": count_flops(module, source.example(1))}
-        (folder / "counts.json").write_text(json.dumps(counts))
 
     threads = candidate.runtime.threads if backend.threads_at_build else None
     facts = [backend.name, candidate.quantization.to_json(), candidate.batch_size, threads]
@@ -140,12 +138,27 @@ def _built(
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
                   probe_target().fingerprint])  # fmt: skip
     entry = _noted(cache.get_or_make(key, make), "build", clock)
-    return _assembled(entry, source.profile, candidate, home / "bundles" / candidate.backend, versions)
+    counts = _counted(source, cache)
+    return _assembled(entry, source.profile, candidate, home / "bundles" / candidate.backend, versions, counts)
+
+
+def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
+    """Return the parameters and floating-point operations of the model under trial, counted once per model."""
+
+    def make(folder: Path) -> None:
+        module = source.module()
+        counts = {"parameters": _parameters(module), "flops": count_flops(module, source.example(1))}
+        (folder / "counts.json").write_text(json.dumps(counts))
+
+    entry = cache.get_or_make(digest(["counts", source.digest, source.profile.model_digest, _versions()]), make)
+    counts: dict[str, int | None] = json.loads((entry.folder / "counts.json").read_text())
+    return counts
 
 
 def _assembled(
-    entry: Entry, profile: WorkloadProfile, candidate: Candidate, bundles: Path, versions: dict[str, str]
-) -> Path:
+    entry: Entry, profile: WorkloadProfile, candidate: Candidate, bundles: Path, versions: dict[str, str],
+    counts: dict[str, int | None],
+) -> Path:  # fmt: skip
     """Make the bundle's folder: the built files, linked, and the manifest. An intact bundle is left as it is."""
     bundle = bundles / f"{candidate.hash}-{entry.digest[:12]}"
     if bundle.exists():
@@ -157,10 +170,9 @@ def _assembled(
     bundles.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=bundles))
     try:
-        counts = json.loads((entry.folder / "counts.json").read_text())
         for path in entry.folder.rglob("*"):
             name = path.relative_to(entry.folder)
-            if path.is_file() and name.as_posix() not in (ENTRY, "counts.json"):
+            if path.is_file() and name.as_posix() != ENTRY:
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 _link(path, temporary / name)
         write_manifest(

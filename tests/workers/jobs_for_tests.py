@@ -1,6 +1,6 @@
 """A runner that does as told, and the values that the tests of the workers are made of.
 
-What a job does is the name in ``ProfileJob.workload``, or in the ``prepare`` and ``measure`` knobs of a candidate's runtime.
+What a job does is the name in ``ProfileJob.workload``, or the ``prepare`` and ``measure`` knobs of a candidate.
 """
 
 from __future__ import annotations

@@ -1,0 +1,296 @@
+"""The report of a search: one HTML file that explains the result and opens anywhere, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from evaluators.outcome import Constraint
+from evaluators.profile import WorkloadProfile
+from evaluators.target import Target, environment
+from search.result import Relaxation, SearchResult, TrialResult
+from search.units import show_bytes, show_ms
+from search.wording import (
+    NOTHING,
+    command,
+    ending_of,
+    failures_by_kind,
+    headline,
+    in_shares,
+    is_share,
+    pruning_of,
+    show_drop,
+    show_interval,
+    show_limit,
+    show_metric,
+    show_rate,
+    show_relaxed,
+    show_score,
+    show_seconds,
+    show_speedup,
+    verdict_for,
+)
+
+_RUNTIMES = (
+    "torchao",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "nncf",
+    "torch-pruning",
+    "tensorrt",
+    "coremltools",
+)
+
+
+def write_report(
+    result: SearchResult,
+    trials: Sequence[TrialResult],
+    profile: WorkloadProfile | None,
+    target: Target | None,
+    path: Path,
+) -> Path:
+    """Write the report of a search, finished or not, as one self-contained HTML file and return its path.
+
+    ``profile`` and ``target`` add what was searched and where; without them these facts are left out.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                        lstrip_blocks=True)  # fmt: skip
+    page = pages.get_template("report.html").render(_facts(result, trials, profile, target))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".new")
+    scratch.write_text(page, encoding="utf-8")
+    scratch.replace(path)
+    return path
+
+
+def script_json(text: str) -> str:
+    """Return JSON text that no HTML parser can mistake for markup, whatever strings it holds."""
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _facts(
+    result: SearchResult, trials: Sequence[TrialResult], profile: WorkloadProfile | None, target: Target | None
+) -> dict[str, Any]:
+    """Everything that the template shows, as text."""
+    from plotly.offline import get_plotlyjs
+
+    endings = {trial.number: ending_of(trial) for trial in trials}
+    return {
+        "result": result,
+        "headline": headline(result),
+        "facts": _summary(result),
+        "cards": _cards(result),
+        "limits": [_limit(constraint, result) for constraint in result.constraints],
+        "relaxations": [_relaxation(item, result) for item in result.relaxations],
+        "comparison": _comparison(result),
+        "figures": {name: script_json(text) for name, text in _figures(result, trials).items()},
+        "columns": _COLUMNS,
+        "front_rows": [_row(trial, result) for trial in result.front],
+        "rows": [_row(trial, result) for trial in trials],
+        "endings": sorted(set(endings.values())),
+        "backends": sorted({trial.candidate.backend for trial in trials}),
+        "failures": _failures(trials),
+        "notes": [
+            *result.notes,
+            *(f"{item.what} {item.advice}".strip() for item in (profile.problems if profile else ())),
+        ],
+        "commands": _commands(result),
+        "environment": _environment(profile, target),
+        "version": environment().get("paretune", ""),
+        "css": _packaged("report.css"),
+        "script": _packaged("report.js"),
+        "plotly": get_plotlyjs(),
+    }
+
+
+def _packaged(name: str) -> str:
+    return resources.files("search").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _summary(result: SearchResult) -> list[str]:
+    counts = result.trials
+    endings = ", ".join(f"{getattr(counts, kind)} {kind}" for kind in ("measured", "rejected", "failed", "cached"))
+    return [
+        ", ".join(result.targets),
+        f"{counts.total} trials: {endings}",
+        f"{show_seconds(result.elapsed_s)}, {result.overhead.share:.0%} of it overhead",
+        f"scored by {result.scored_by}" if result.scored_by else f"objective {result.objective}",
+    ]
+
+
+def _cards(result: SearchResult) -> list[dict[str, Any]]:
+    best = result.best
+    if best is None:
+        return []
+    spread = show_interval("latency_ms", best.latency_ms.ci95 if best.latency_ms else None)
+    drop = show_drop(best.accuracy_drop, is_share(best))
+    base, unmodified = result.baseline, result.best_float
+    cards = [
+        ("latency", f"latency {result.percentile}", show_ms(best.latency_at(result.percentile)),
+         spread and f"95 %: {spread}"),
+        ("throughput", "throughput", show_rate(best.throughput_per_s), f"batch of {best.candidate.batch_size}"),
+        ("", "accuracy", show_score(best.accuracy), f"drop {drop}"),
+        ("", "against eager fp32", show_speedup(result.speedup), base.label if base else "not measured"),
+        ("", "against the best float", show_speedup(result.speedup_over_float), unmodified.label if unmodified else ""),
+        ("size", "size on disk", show_bytes(best.size_bytes), f"{show_bytes(base.size_bytes)} before" if base else ""),
+    ]  # fmt: skip
+    return [
+        {"lead": lead == result.objective, "name": name, "value": value, "note": note}
+        for lead, name, value, note in cards
+    ]
+
+
+def _limit(constraint: Constraint, result: SearchResult) -> dict[str, str]:
+    share = in_shares(result)
+    shown = {"what": show_limit(constraint, share), "status": "unknown", "found": "nothing feasible was found"}
+    verdict = verdict_for(result.best, constraint)
+    if verdict is None:
+        return shown if result.best is None else shown | {"found": "not measured"}
+    spread = show_interval(constraint.metric, verdict.interval, share)
+    found = f"the best has {show_metric(constraint.metric, verdict.value, share)}" + (
+        f" (95 %: {spread})" if spread else ""
+    )
+    if verdict.status == "undecided":
+        found += "; the interval reaches over the limit, so chance may have decided"
+    return shown | {"status": verdict.status, "found": found}
+
+
+def _relaxation(item: Relaxation, result: SearchResult) -> dict[str, Any]:
+    share = in_shares(result)
+    near = next((trial for trial in result.nearest if trial.number == item.trial), None)
+    return {
+        "number": item.trial,
+        "label": item.label,
+        "limits": " and ".join(show_relaxed(metric, value, share) for metric, value in item.limits.items()) or NOTHING,
+        "unknown": ", ".join(name.replace("_", " ") for name in item.unknown),
+        "reason": (near.reason if near else None) or "",
+    }
+
+
+def _comparison(result: SearchResult) -> dict[str, Any]:
+    named = (("as it is", result.baseline), ("best unmodified float", result.best_float), ("best", result.best))
+    chosen = [(title, trial) for title, trial in named if trial is not None]
+    rows: tuple[tuple[str, Callable[[TrialResult], str], Callable[[TrialResult], str]], ...] = (
+        ("latency p50", lambda trial: show_ms(trial.latency_at("p50")), lambda trial: ""),
+        (f"latency {result.percentile}", lambda trial: show_ms(trial.latency_at(result.percentile)),
+         lambda trial: show_interval("latency_ms", trial.latency_ms.ci95 if trial.latency_ms else None)),
+        ("throughput", lambda trial: show_rate(trial.throughput_per_s), lambda trial: ""),
+        ("accuracy", lambda trial: show_score(trial.accuracy),
+         lambda trial: show_interval("accuracy", trial.accuracy_ci95)),
+        ("accuracy drop", lambda trial: show_drop(trial.accuracy_drop, is_share(trial)),
+         lambda trial: show_interval("accuracy_drop", trial.accuracy_drop_ci95, is_share(trial))),
+        ("size on disk", lambda trial: show_bytes(trial.size_bytes), lambda trial: ""),
+        ("peak memory", lambda trial: show_bytes(trial.peak_memory_bytes), lambda trial: ""),
+    )  # fmt: skip
+    return {
+        "columns": [{"title": title, "label": f"#{trial.number} {trial.label}"} for title, trial in chosen],
+        "rows": [{"name": name, "cells": [{"value": value(trial), "note": note(trial)} for _, trial in chosen]}
+                 for name, value, note in rows],
+    }  # fmt: skip
+
+
+def _figures(result: SearchResult, trials: Sequence[TrialResult]) -> dict[str, str]:
+    from search.plots import factors_figure, pareto_figure, progress_figure
+
+    if not any(trial.latency_ms or trial.size_bytes for trial in trials):
+        return {}
+    figures = {"front": pareto_figure(result, trials)}
+    if any(trial.feasible for trial in trials):
+        figures |= {"factors": factors_figure(result, trials), "progress": progress_figure(result, trials)}
+    return {name: str(figure.to_json()) for name, figure in figures.items()}
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of the tables of trials: its text, and the value it is sorted by (numbers where ``kind`` is n)."""
+
+    title: str
+    kind: str
+    text: Callable[[TrialResult], str]
+    order: Callable[[TrialResult], float | str | None]
+    trials_only: bool = False
+
+
+_COLUMNS = (
+    _Column("#", "n", lambda t: str(t.number), lambda t: t.number),
+    _Column("Backend", "", lambda t: t.candidate.backend, lambda t: t.candidate.backend),
+    _Column("Quantization", "", lambda t: t.candidate.quantization.scheme, lambda t: t.candidate.quantization.scheme),
+    _Column("Pruning", "", lambda t: pruning_of(t.candidate), lambda t: pruning_of(t.candidate)),
+    _Column("Batch", "n", lambda t: str(t.candidate.batch_size), lambda t: t.candidate.batch_size),
+    _Column("Threads", "n", lambda t: str(t.candidate.runtime.threads), lambda t: t.candidate.runtime.threads),
+    _Column("p50", "n", lambda t: show_ms(t.latency_at("p50")), lambda t: t.latency_at("p50")),
+    _Column("p95", "n", lambda t: show_ms(t.latency_at("p95")), lambda t: t.latency_at("p95")),
+    _Column("Throughput", "n", lambda t: show_rate(t.throughput_per_s), lambda t: t.throughput_per_s),
+    _Column("Accuracy", "n", lambda t: show_score(t.accuracy), lambda t: t.accuracy),
+    _Column("Drop", "n", lambda t: show_drop(t.accuracy_drop, is_share(t)), lambda t: t.accuracy_drop),
+    _Column("Size", "n", lambda t: show_bytes(t.size_bytes), lambda t: t.size_bytes),
+    _Column("Ending", "ending", ending_of, ending_of, trials_only=True),
+    _Column("Why", "reason", lambda t: t.reason or "", lambda t: t.reason or "", trials_only=True),
+)
+
+
+def _row(trial: TrialResult, result: SearchResult) -> dict[str, Any]:
+    best = result.best is not None and trial.number == result.best.number
+    measured = "front" if trial.pareto else "feasible" if trial.feasible else "over"
+    kind = "best front" if best else measured if trial.outcome == "measured" else trial.outcome
+    knobs = {**trial.candidate.quantization.knobs, **trial.candidate.pruning.knobs, **trial.candidate.runtime.knobs}
+    title = ", ".join([trial.source, *(f"{name}={value}" for name, value in knobs.items())])
+    cells = [
+        {"kind": column.kind, "trials_only": column.trials_only, "value": column.text(trial),
+         "sort": "" if (order := column.order(trial)) is None else order, "title": title if column.title == "#" else ""}
+        for column in _COLUMNS
+    ]  # fmt: skip
+    return {"kind": kind, "ending": ending_of(trial), "backend": trial.candidate.backend, "cells": cells}
+
+
+def _failures(trials: Sequence[TrialResult]) -> list[dict[str, Any]]:
+    """The failures by kind, those with the same reason told once with all their trials."""
+    shown = []
+    for kind, group in failures_by_kind(trials).items():
+        cases: dict[str, list[TrialResult]] = {}
+        for trial in group:
+            cases.setdefault(trial.reason or "", []).append(trial)
+        shown.append({"kind": kind.replace("_", " "), "count": len(group), "cases": [
+            {"reason": (reason.removeprefix(f"{kind}: ")), "command": alike[0].reproduce,
+             "trials": [f"#{trial.number} {trial.label}" for trial in alike]}
+            for reason, alike in cases.items()
+        ]})  # fmt: skip
+    return shown
+
+
+def _commands(result: SearchResult) -> list[dict[str, str]]:
+    best = result.best or next(iter(result.nearest), None)
+    wanted = [("Browse every run and model in MLflow", command(result, "ui", result.name))]
+    if best is not None:
+        what = "best" if result.best else "nearest"
+        wanted.append((f"Run the {what} trial again", command(result, "reproduce", result.search, str(best.number))))
+    wanted.append(("Go on with this search", command(result, "resume", result.search)))
+    wanted.append(("All of it as JSON", command(result, "trials", result.search, "--json")))
+    return [{"does": does, "line": line} for does, line in wanted]
+
+
+def _environment(profile: WorkloadProfile | None, target: Target | None) -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = []
+    if target is not None:
+        facts += [
+            ("target", target.name), ("processor", target.processor), ("cores", str(target.cores)),
+            ("memory", show_bytes(target.memory_bytes)), ("system", target.system),
+            ("features", ", ".join(target.features)), ("fingerprint", target.fingerprint),
+        ]  # fmt: skip
+    if profile is not None:
+        layers = ", ".join(f"{count} {name}" for name, count in profile.layers.items())
+        facts += [
+            ("workload", profile.reference), ("model", f"{profile.parameters:,} parameters, {layers}"),
+            ("original accuracy", f"{show_score(profile.accuracy)} on {profile.examples:,} examples"),
+            ("workload hash", profile.fingerprint[:16]),
+        ]  # fmt: skip
+    return facts + list(environment(*_RUNTIMES).items())
