@@ -18,7 +18,7 @@ def converting(what: str) -> Iterator[None]:
     """Run a library's conversion silently.
 
     Raises:
-        UnsupportedError: the library failed; the reason is ``what`` and the first line of its message that says something.
+        UnsupportedError: the library failed; the reason is ``what`` and the first line of its message that says so.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from math import log10
 from typing import Any
 
 from search.charts import factors_figure, progress_figure
@@ -22,7 +23,7 @@ from search.scene import (
     ticks_of,
     vertical_range,
 )
-from search.style import apply_style
+from search.style import INK, apply_style
 from search.units import show_bytes, show_ms
 from search.wording import (
     ending_of,
@@ -69,6 +70,7 @@ class _Traces:
         self.colours = colours(trial.candidate.backend for trial in everything)
         self.symbols = symbols(trial.candidate.pruning.structure for trial in everything)
         self.trials_of: list[tuple[TrialResult, ...]] = []
+        self.barred: list[bool] = []
 
     def build(self) -> list[tuple[Any, int]]:
         """Return every trace with the row it belongs to."""
@@ -96,13 +98,15 @@ class _Traces:
 
     def errors(self, axis: Axis) -> tuple[list[list[float]], list[list[float]]]:
         """Return the upper and the lower error of every trace on ``axis``, in the axis' unit."""
-        pairs = [[_errors(axis.value(trial), axis.interval(trial)) for trial in group] for group in self.trials_of]
+        groups = [group if barred else () for group, barred in zip(self.trials_of, self.barred, strict=True)]
+        pairs = [[_errors(axis.value(trial), axis.interval(trial)) for trial in group] for group in groups]
         return [[up for up, _ in group] for group in pairs], [[down for _, down in group] for group in pairs]
 
     def _scatter(self, group: tuple[TrialResult, ...], **fields: Any) -> Any:
         import plotly.graph_objects as go
 
         self.trials_of.append(group)
+        self.barred.append("error_x" in fields)
         axis = self.axes[0]
         common = {
             "x": [axis.value(trial) for trial in group],
@@ -194,77 +198,121 @@ class _Traces:
 
 
 def _lay_out(figure: Any, result: SearchResult, scene: Scene, axes: tuple[Axis, ...], drawn: _Traces) -> None:
-    vertical, hidden = vertical_range(result, scene)
-    percent = in_shares(result)
-    views = [_view(axis, drawn, result, scene, vertical, first=axis is axes[0]) for axis in axes]
+    vertical, _ = vertical_range(result, scene)
+    views = [_view(axis, drawn, result, scene, first=axis is axes[0]) for axis in axes]
     apply_style(figure)
-    first = views[0]["args"][1]
     figure.update_layout(
         height=620, margin={"l": 70, "r": 20, "t": 46, "b": 56}, legend={"x": 1.01, "y": 1, "itemsizing": "constant"},
-        shapes=first["shapes"], xaxis2=first["xaxis2"], xaxis=first["xaxis"],
         updatemenus=[{"type": "buttons", "direction": "right", "buttons": views, "x": 0, "y": 1.02, "xanchor": "left",
-                      "yanchor": "bottom", "pad": {"t": 0, "b": 4}, "showactive": True, "font": {"size": 12}}],
+                      "yanchor": "bottom", "pad": {"t": 0, "b": 4}, "bgcolor": "#DCE3EA", "bordercolor": "#AEB8C2",
+                      "font": {"size": 12, "color": INK}}],
     )  # fmt: skip
+    figure.update_layout(views[0]["args"][1])
+    figure.update_xaxes(showticklabels=False, ticks="", row=1, col=1)
     scored = result.scored_by and f" ({escape(result.scored_by)})"
-    figure.update_yaxes(title_text=f"accuracy{scored}", tickformat=".2~%" if percent else None,
+    figure.update_yaxes(title_text=f"accuracy{scored}", tickformat=".2~%" if in_shares(result) else None,
                         range=[vertical.low, vertical.high], row=1, col=1)  # fmt: skip
     figure.update_yaxes(visible=False, range=[-1, 1], fixedrange=True, row=2, col=1)
-    small = {"xref": "paper", "showarrow": False, "font": {"size": 11, "color": NEUTRAL}}
-    if scene.early:
-        figure.add_annotation(
-            text="rejected before accuracy", yref="y2", x=0.004, y=0.95, xanchor="left", yanchor="top", **small
-        )
-    if hidden:
-        text = f"{hidden} trial{'s' * (hidden > 1)} below this range; double-click to see all"
-        figure.add_annotation(text=text, yref="y", x=0.996, y=vertical.low, xanchor="right", yanchor="bottom", **small)
 
 
-def _view(
-    axis: Axis, drawn: _Traces, result: SearchResult, scene: Scene, vertical: Range, *, first: bool
-) -> dict[str, Any]:
+def _view(axis: Axis, drawn: _Traces, result: SearchResult, scene: Scene, *, first: bool) -> dict[str, Any]:
     """One button: the data and the layout of the figure over ``axis``."""
     span = horizontal_range(axis, [*scene.drawn, *scene.early, *scene.marks.values()])
+    vertical, hidden = vertical_range(result, scene)
     upper, lower = drawn.errors(axis)
-    widths = [1.6 if first else 0] * len(drawn.trials_of)
-    data = {"x": drawn.horizontal(axis), "error_x.array": upper, "error_x.arrayminus": lower, "line.width": widths}
-    shown = _range(span)
-    layout = {
-        "xaxis": {**shown, "matches": "x2", "showticklabels": False, "anchor": "y"},
-        "xaxis2": {**shown, "title": {"text": axis.title}, "anchor": "y2"},
+    data = {
+        "x": drawn.horizontal(axis), "line.width": [1.6 if first else 0] * len(upper),
+        "error_x.visible": [any(up) or any(down) for up, down in zip(upper, lower, strict=True)],
+        "error_x.array": upper, "error_x.arrayminus": lower,
+    }  # fmt: skip
+    layout = {f"{name}.{key}": value for name in ("xaxis", "xaxis2") for key, value in _range(span).items()}
+    layout |= {
+        "xaxis2.title.text": axis.title,
         "shapes": _limits(axis, result, span, vertical),
+        "annotations": _words(axis, result, scene, span, vertical, hidden),
     }
     return {"label": axis.name, "method": "update", "args": [data, layout]}
 
 
 def _range(span: Range) -> dict[str, Any]:
     if not span.log:
-        return {"type": "linear", "range": [span.low, span.high]}
-    from math import log10
-
-    ticks = ticks_of(span)
-    ends = [log10(span.low), log10(span.high)]
-    return {"type": "log", "range": ends, "tickvals": ticks, "ticktext": [show_tick(tick) for tick in ticks]}
+        return {"type": "linear", "range": [span.low, span.high], "tickmode": "auto"}
+    ticks, ends = ticks_of(span), [log10(span.low), log10(span.high)]
+    shown = [show_tick(tick) for tick in ticks]
+    return {"type": "log", "range": ends, "tickmode": "array", "tickvals": ticks, "ticktext": shown}
 
 
 def _limits(axis: Axis, result: SearchResult, span: Range, vertical: Range) -> list[dict[str, Any]]:
     """The lines of the limits and a tint over what they forbid."""
     line = {"color": LIMIT, "width": 1.5, "dash": "dash"}
     tint = {"type": "rect", "fillcolor": LIMIT, "opacity": 0.055, "line": {"width": 0}, "layer": "below"}
-    label = {"font": {"size": 11, "color": LIMIT}, "padding": 4}
     shapes: list[dict[str, Any]] = []
-    if axis.limit is not None and (at := axis.limit_value) is not None:
-        text = escape(show_limit(axis.limit))
+    if (at := axis.limit_value) is not None:
         place = {"xref": "x", "x0": at, "yref": "paper", "y0": 0, "y1": 1}
-        label_at = {**label, "text": text, "textposition": "end", "textangle": -90, "yanchor": "top"}
-        shapes.append({"type": "line", **place, "x1": at, "line": line, "label": label_at})
+        shapes.append({"type": "line", **place, "x1": at, "line": line})
         shapes.append({**tint, **place, "x1": max(span.high, at)})
-    if (floor := accuracy_floor(result)) is not None and vertical.low < floor < vertical.high:
+    if (floor := _shown_floor(result, vertical)) is not None:
         place = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": floor}
-        text = f"accuracy at least {show_score(floor)}"
-        shapes.append({"type": "line", **place, "y1": floor, "line": line,
-                       "label": {**label, "text": text, "textposition": "start", "yanchor": "top"}})  # fmt: skip
+        shapes.append({"type": "line", **place, "y1": floor, "line": line})
         shapes.append({**tint, **place, "y1": vertical.low})
     return shapes
+
+
+def _words(axis: Axis, result: SearchResult, scene: Scene, span: Range, vertical: Range, hidden: int) -> list[Any]:
+    """What is written on the figure: the limits, the strip's name, and how many trials lie outside."""
+    common = {"xref": "paper", "yref": "y", "showarrow": False}
+    red, grey = {"size": 11, "color": LIMIT}, {"size": 11, "color": NEUTRAL}
+    words: list[dict[str, Any]] = []
+    if axis.limit is not None and (at := axis.limit_value) is not None:
+        words.append(
+            {
+                **common,
+                "text": escape(show_limit(axis.limit)),
+                "xref": "x",
+                "x": log10(at) if span.log else at,
+                "yref": "paper",
+                "y": 1,
+                "textangle": -90,
+                "xanchor": "right",
+                "yanchor": "top",
+                "font": red,
+            }
+        )
+    if (floor := _shown_floor(result, vertical)) is not None:
+        text = f"accuracy at least {show_score(floor)}"
+        words.append({**common, "text": text, "x": 0.004, "y": floor, "xanchor": "left", "yanchor": "top", "font": red})
+    if scene.early:
+        words.append(
+            {
+                **common,
+                "text": "rejected before accuracy",
+                "yref": "y2",
+                "x": 0.004,
+                "y": 0.95,
+                "xanchor": "left",
+                "yanchor": "top",
+                "font": grey,
+            }
+        )
+    if hidden:
+        text = f"{hidden} trial{'s' * (hidden > 1)} below this range; double-click to see all"
+        words.append(
+            {
+                **common,
+                "text": text,
+                "x": 0.996,
+                "y": vertical.low,
+                "xanchor": "right",
+                "yanchor": "bottom",
+                "font": grey,
+            }
+        )
+    return words
+
+
+def _shown_floor(result: SearchResult, vertical: Range) -> float | None:
+    floor = accuracy_floor(result)
+    return floor if floor is not None and vertical.low < floor < vertical.high else None
 
 
 def _translucent(colour: str) -> str:

@@ -89,7 +89,7 @@ def _facts(
         "headline": headline(result),
         "facts": _summary(result),
         "cards": _cards(result),
-        "limits": [_limit(constraint, result) for constraint in result.constraints],
+        "limits": [_limit(constraint, result, trials) for constraint in result.constraints],
         "relaxations": [_relaxation(item, result) for item in result.relaxations],
         "comparison": _comparison(result),
         "figures": {name: script_json(text) for name, text in _figures(result, trials).items()},
@@ -149,12 +149,19 @@ def _cards(result: SearchResult) -> list[dict[str, Any]]:
     ]
 
 
-def _limit(constraint: Constraint, result: SearchResult) -> dict[str, str]:
+def _limit(constraint: Constraint, result: SearchResult, trials: Sequence[TrialResult]) -> dict[str, str]:
     share = in_shares(result)
-    shown = {"what": show_limit(constraint, share), "status": "unknown", "found": "nothing feasible was found"}
+    shown = {"what": show_limit(constraint, share), "status": "unknown", "found": "not measured"}
+    if result.best is None:
+        verdicts = [verdict for trial in trials if (verdict := verdict_for(trial, constraint))]
+        met = sum(verdict.within for verdict in verdicts)
+        return shown | {
+            "status": "" if met else "fail",
+            "found": f"met by {met} of {len(verdicts)} measured trials",
+        }
     verdict = verdict_for(result.best, constraint)
     if verdict is None:
-        return shown if result.best is None else shown | {"found": "not measured"}
+        return shown
     spread = show_interval(constraint.metric, verdict.interval, share)
     found = f"the best has {show_metric(constraint.metric, verdict.value, share)}" + (
         f" (95 %: {spread})" if spread else ""
@@ -283,7 +290,7 @@ def _environment(profile: WorkloadProfile | None, target: Target | None) -> list
     if target is not None:
         facts += [
             ("target", target.name), ("processor", target.processor), ("cores", str(target.cores)),
-            ("memory", show_bytes(target.memory_bytes)), ("system", target.system),
+            ("memory", f"{target.memory_bytes / 1e9:.1f} GB"), ("system", target.system),
             ("features", ", ".join(target.features)), ("fingerprint", target.fingerprint),
         ]  # fmt: skip
     if profile is not None:

@@ -13,7 +13,7 @@ from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
-from evaluators.quantizers.torch_recipe import apply_recipe, read_recipe
+from evaluators.quantizers.torch_recipe import FILES, apply_recipe, read_recipe
 from evaluators.source import SourceModel
 from evaluators.structure import call, flatten
 from evaluators.target import Target
@@ -27,7 +27,7 @@ class Eager(Backend):
 
     name: ClassVar[str] = "eager"
     options: ClassVar[tuple[Parameter, ...]] = (
-        Choice("channels_last", (True, False), True, "images stored with their channels innermost, as convolutions like them"),
+        Choice("channels_last", (True, False), True, "images with their channels innermost, as convolutions like them"),
     )
 
     def options_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
@@ -35,9 +35,8 @@ class Eager(Backend):
         return self.options if images and "Conv2d" in profile.layers else ()
 
     def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:
-        for path in quantized.iterdir():
-            if path.suffix in (".json", ".safetensors") and path.is_file():
-                shutil.copyfile(path, bundle / path.name)
+        for name in FILES:
+            shutil.copyfile(quantized / name, bundle / name)
 
     def load(self, bundle: Path, manifest: Manifest) -> Runner:
         import torch

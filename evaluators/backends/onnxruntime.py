@@ -39,7 +39,7 @@ class OnnxRuntime(Backend):
             model = onnx.load(str(quantized / MODEL))
             make_dim_param_fixed(model.graph, _BATCH, candidate.batch_size)
             (bundle / MODEL).write_bytes(model.SerializeToString())
-            self._session(bundle / MODEL, threads=1)  # an operator without a kernel is found here, not when it is measured
+            self._session(bundle / MODEL, threads=1)  # finds an operator without a kernel now
 
     def load(self, bundle: Path, manifest: Manifest) -> Runner:
         session = self._session(bundle / MODEL, manifest.candidate.runtime.threads)

@@ -74,7 +74,9 @@ def _prune(module: Any, example: Any, amount: float, alignment: int, cautious: b
     import torch_pruning as pruning
 
     module.requires_grad_(True)
-    ratios = {layer: 1 - kept_width(width, amount, alignment) / width for layer, width in _wide_layers(module)}
+    ratios = {
+        layer: 1 - (kept_width(width, amount, alignment) + 0.01) / width for layer, width in _wide_layers(module)
+    }  # Torch-Pruning truncates what is kept
     pruner = pruning.pruner.BasePruner(
         module,
         example,

@@ -50,7 +50,7 @@ class OnnxDynamicInt8(Quantizer):
     backends: ClassVar[tuple[str, ...]] = _BACKENDS
     parameters: ClassVar[tuple[Parameter, ...]] = (
         _PER_CHANNEL,
-        Choice("weight_type", ("qint8", "quint8"), "qint8", "signed weights suit matrix products, unsigned ones convolutions"),
+        Choice("weight_type", ("qint8", "quint8"), "qint8", "signed suits matrix products, unsigned convolutions"),
         _REDUCE_RANGE,
     )
 
@@ -83,8 +83,8 @@ class OnnxStaticInt8(Quantizer):
         Choice("calibration", ("minmax", "entropy", "percentile"), "minmax", "how an activation's range is chosen"),
         _PER_CHANNEL,
         Choice("activation_type", ("quint8", "qint8"), "quint8", "x86 kernels are fast for unsigned, ARM's for signed"),
-        Choice("format", ("qdq", "qoperator"), "qdq", "how quantized operators are written, which decides what is fused"),
-        Choice("operators", ("all", "compute"), "all", "what runs in int8: all that can, or only matrix products and convolutions"),
+        Choice("format", ("qdq", "qoperator"), "qdq", "how int8 operators are written, which decides what is fused"),
+        Choice("operators", ("all", "compute"), "all", "what runs in int8: all, or matrix products and convolutions"),
         _REDUCE_RANGE,
     )
 
@@ -138,7 +138,8 @@ def _prepared(source: SourceModel, scratch: Path) -> str:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     path = scratch / "prepared.onnx"
-    quant_pre_process(str(source.onnx()), str(path), skip_symbolic_shape=True)  # symbolic inference fails on SDPA's masks
+    # Symbolic shape inference fails on the masks of attention, and quantization does not need it.
+    quant_pre_process(str(source.onnx()), str(path), skip_symbolic_shape=True)
     return str(path)
 
 
@@ -180,5 +181,6 @@ def _require_quantized(path: Path) -> None:
     import onnx
 
     operators = {node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node}
-    if not any(name.startswith(("QLinear", "Quantize", "DynamicQuantize")) or name.endswith("Integer") for name in operators):
+    quantized = ("QLinear", "Quantize", "DynamicQuantize", "ConvInteger", "MatMulInteger")
+    if not any(name.startswith(quantized) for name in operators):
         raise UnsupportedError("onnxruntime found no operator in the model that it can quantize")

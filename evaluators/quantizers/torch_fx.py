@@ -41,8 +41,8 @@ class EagerStaticInt8(Quantizer):
     backends: ClassVar[tuple[str, ...]] = ("eager",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
-        Choice("engine", ("x86", "fbgemm"), "x86", "torch's int8 kernels: oneDNN's for large batches, FBGEMM's for small ones"),
-        Choice("reduce_range", (True, False), True, "activations in 7 bits, for processors whose 8-bit products saturate"),
+        Choice("engine", ("x86", "fbgemm"), "x86", "oneDNN's kernels, or FBGEMM's, faster on small batches"),
+        Choice("reduce_range", (True, False), True, "7-bit activations, for processors whose 8-bit products saturate"),
     )
 
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:

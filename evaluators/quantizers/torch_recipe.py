@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 RECIPE = "quantization.json"
+_MODEL_FILES = ("plan.json", "weights.safetensors")
+FILES = (*_MODEL_FILES, RECIPE)
 _UNKNOWN_AXIS = 8
 
 
@@ -41,7 +43,7 @@ class Recipe:
 
     def write(self, weights: Path, folder: Path) -> None:
         """Write the recipe beside a copy of the float weights and their plan."""
-        for name in ("plan.json", "weights.safetensors"):
+        for name in _MODEL_FILES:
             shutil.copyfile(weights / name, folder / name)
         (folder / RECIPE).write_text(json.dumps(asdict(self), sort_keys=True))
 
@@ -68,7 +70,8 @@ def apply_recipe(recipe: Recipe, module: nn.Module, inputs: Structure) -> nn.Mod
         if recipe.scheme == "static_int8":
             prepared = observed(module, inputs, recipe, "minmax", reduce_range=False)
             _fix(prepared, recipe.activations)
-            return convert(prepared)
+            converted: nn.Module = convert(prepared)
+            return converted
     raise UnsupportedError(f"eager has no scheme {recipe.scheme!r}")
 
 
@@ -156,14 +159,9 @@ def _fix(prepared: Any, activations: dict[str, dict[str, Any]]) -> None:
         odd = sorted({name for name, _ in observers} ^ set(activations))[0]
         raise UnsupportedError(f"the traced model is not the one that was calibrated: {odd!r} is on one side only")
     for name, observer in observers:
-        known = activations[name]
-        made.setdefault(
-            id(observer),
-            FixedQParamsObserver(
-                scale=known["scale"], zero_point=known["zero_point"], dtype=getattr(torch, known["dtype"]),
-                quant_min=known["quant_min"], quant_max=known["quant_max"],
-            ),
-        )  # fmt: skip
+        if id(observer) not in made:
+            known = {**activations[name], "dtype": getattr(torch, activations[name]["dtype"])}
+            made[id(observer)] = FixedQParamsObserver(**known)  # type: ignore[no-untyped-call]
         prepared.set_submodule(name, made[id(observer)])
 
 
@@ -177,7 +175,6 @@ def _observers(prepared: Any) -> list[tuple[str, Any]]:
 
 def _mapping(recipe: Recipe, calibration: str, reduce_range: bool) -> Any:
     """Return what is quantized and how its ranges are found, as torch's FX quantization takes it."""
-    import torch
     from torch import nn
     from torch.ao.quantization import QConfig, QConfigMapping, get_default_qconfig_mapping
     from torch.ao.quantization.observer import (
@@ -186,13 +183,14 @@ def _mapping(recipe: Recipe, calibration: str, reduce_range: bool) -> Any:
         default_per_channel_weight_observer,
     )
 
-    observer = {"histogram": HistogramObserver, "minmax": MinMaxObserver}[calibration]
+    observer: Any = {"histogram": HistogramObserver, "minmax": MinMaxObserver}[calibration]
     activation = observer.with_args(reduce_range=reduce_range)
     if not recipe.everything:
-        chosen = QConfig(activation=activation, weight=default_per_channel_weight_observer)
+        weight = default_per_channel_weight_observer
+        chosen = QConfig(activation=activation, weight=weight)  # type: ignore[no-untyped-call]
         mapping = QConfigMapping().set_global(None)
-        for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, torch.nn.functional.linear):
-            mapping.set_object_type(kind, chosen)
+        for layer in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
+            mapping.set_object_type(layer, chosen)
         return mapping
     mapping = get_default_qconfig_mapping(recipe.engine)
     default: Any = mapping.global_qconfig

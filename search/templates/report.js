@@ -1,14 +1,9 @@
 "use strict";
 const night = matchMedia("(prefers-color-scheme: dark)");
-const shades = () => night.matches
-  ? { "font.color": "#e4e9ef", "hoverlabel.bgcolor": "#1a2129", "hoverlabel.font.color": "#e4e9ef", "hoverlabel.bordercolor": "#98a5b3",
-      menu: "#1a2129" }
-  : { "font.color": "#2b3440", "hoverlabel.bgcolor": "#ffffff", "hoverlabel.font.color": "#1d2630", "hoverlabel.bordercolor": "#98a5b3",
-      menu: "#f6f8fa" };
 function paint(box) {
-  const { menu, ...layout } = shades();
-  if (box.layout.updatemenus) { layout["updatemenus[0].bgcolor"] = menu; layout["updatemenus[0].bordercolor"] = "#98a5b3"; }
-  return Plotly.relayout(box, layout);
+  const ink = night.matches ? "#e4e9ef" : "#2b3440";
+  return Plotly.relayout(box, { "font.color": ink, "hoverlabel.bgcolor": night.matches ? "#1a2129" : "#ffffff",
+    "hoverlabel.font.color": ink, "hoverlabel.bordercolor": "#98a5b3" });
 }
 for (const data of document.querySelectorAll('script[id^="data-"]')) {
   const box = document.getElementById(data.id.slice(5));

@@ -110,6 +110,10 @@ def act(what: str, home: Path) -> None:
         grandchildren(home)
         if what == "family":
             time.sleep(60)
+    elif what.startswith("meet"):
+        (home / str(os.getpid())).touch()
+        while len(list(home.iterdir())) < int(what.removeprefix("meet")):
+            time.sleep(0.02)
     elif what.startswith("sleep"):
         time.sleep(float(what.removeprefix("sleep")))
     elif what not in ("", "reject"):

@@ -1,0 +1,42 @@
+# make demo   install, then search a trained CNN on real images under a latency budget
+# make test   install, then run every test
+# make check  ruff, mypy --strict and the import contract
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_DIR ?= .paretune
+RUNTIMES := inductor,onnxruntime,openvino
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.runtimes
+	$(BIN)/paretune search examples/images/workload.py:workload --home $(HOME_DIR) \
+	  --latency-budget 5ms --max-accuracy-drop 0.01 --trials 40 --timeout 4m
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "paretune needs Python 3.11, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@touch $@
+
+$(VENV)/.runtimes: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIMES)]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtimes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .paretune .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,107 @@
+"""Quantizers in the exported form for inductor, ``exported.pt2``: float, bfloat16, and static int8 (PT2E)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from evaluators.candidate import Scalar
+from evaluators.errors import UnsupportedError
+from evaluators.libraries import converting
+from evaluators.parameters import Choice, Parameter
+from evaluators.profile import WorkloadProfile
+from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.torch_recipe import bfloat16_module
+from evaluators.quantizers.traits import BFLOAT16, saturates
+from evaluators.source import SourceModel
+from evaluators.stages.export import export_positional, export_program, positional
+from evaluators.target import Target
+
+PROGRAM = "exported.pt2"
+_BACKENDS = ("inductor",)
+_MOST_EXAMPLES = {"histogram": 128, "minmax": 256}
+
+
+class InductorFloat32(Quantizer):
+    """The float model as it was exported."""
+
+    scheme: ClassVar[str] = "fp32"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        shutil.copyfile(source.exported(), folder / PROGRAM)
+
+
+class InductorBfloat16(Quantizer):
+    """Weights and activations in bfloat16; inputs and outputs stay float32."""
+
+    scheme: ClassVar[str] = "bf16"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    needs: ClassVar[tuple[str, ...]] = BFLOAT16
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        import torch
+
+        example = source.example(source.batch_size or 2)
+        module = bfloat16_module(source.module())
+        torch.export.save(export_program(module, example, source.profile, source.batch_size), folder / PROGRAM)
+
+
+class InductorStaticInt8(Quantizer):
+    """int8 weights and activations of matrix products, convolutions and what lies between them (PT2E)."""
+
+    scheme: ClassVar[str] = "static_int8"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    requires: ClassVar[tuple[str, ...]] = ("torchao",)
+    needs: ClassVar[tuple[str, ...]] = ("avx512f", "avx2")
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
+        Choice("reduce_range", (True, False), True, "7-bit activations, for processors whose 8-bit products saturate"),
+    )
+
+    def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
+        left_out = set() if saturates(target) else {"reduce_range"}
+        return tuple(parameter for parameter in self.parameters if parameter.name not in left_out)
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        import torch
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
+
+        calibration = str(values["calibration"])
+        inputs = source.profile.inputs
+        with converting("torchao cannot quantize the exported model"), torch.no_grad():
+            module = torch.export.load(source.exported()).module()
+            quantizer = X86InductorQuantizer()
+            quantizer.set_global(_configuration(calibration, bool(values.get("reduce_range", False))))
+            prepared = prepare_pt2e(module, quantizer)
+            for batch in source.calibration(limit=_MOST_EXAMPLES[calibration]):
+                prepared(*positional(batch, inputs))
+            converted = convert_pt2e(prepared)
+        if not any("quantize_per_tensor" in str(node.target) for node in converted.graph.nodes):
+            raise UnsupportedError("torchao found no operator in the model that it can quantize")
+        example = positional(source.example(source.batch_size or 2), inputs)
+        torch.export.save(export_positional(converted, example, source.profile, source.batch_size), folder / PROGRAM)
+
+
+def read_program(folder: Path) -> Any:
+    """Read ``exported.pt2`` with the operators that quantization puts into it."""
+    import torch
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers quantized_decomposed::*
+
+    with converting("torch cannot read the exported model"):
+        return torch.export.load(folder / PROGRAM)
+
+
+def _configuration(calibration: str, reduce_range: bool) -> Any:
+    """Return the quantizer's default configuration with the observer asked for."""
+    from dataclasses import replace
+
+    from torchao.quantization.pt2e.observer import HistogramObserver, MinMaxObserver
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import get_default_x86_inductor_quantization_config
+
+    default = get_default_x86_inductor_quantization_config(reduce_range=reduce_range)
+    observer = {"histogram": HistogramObserver, "minmax": MinMaxObserver}[calibration].with_args(eps=2**-12)
+    activation = replace(default.input_activation, observer_or_fake_quant_ctr=observer)
+    return replace(default, input_activation=activation, output_activation=activation)

@@ -1,0 +1,97 @@
+"""Quantizers in the OpenVINO form, ``model.xml`` and ``model.bin``: float, bfloat16, and NNCF's static int8."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from evaluators.candidate import Scalar
+from evaluators.errors import UnsupportedError
+from evaluators.libraries import converting
+from evaluators.parameters import Choice, Parameter
+from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.traits import BFLOAT16, saturates, transformer
+from evaluators.source import SourceModel
+from evaluators.stages.export import positional
+from evaluators.target import probe_target
+
+MODEL = "model.xml"
+_BACKENDS = ("openvino",)
+_MOST_EXAMPLES = 256
+
+
+class OpenVinoFloat32(Quantizer):
+    """The float model as it was exported."""
+
+    scheme: ClassVar[str] = "fp32"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        _save(_converted(source), folder)
+
+
+class OpenVinoBfloat16(OpenVinoFloat32):
+    """Computed in bfloat16; the file keeps float32, the runtime converts the weights when it loads them."""
+
+    scheme: ClassVar[str] = "bf16"
+    needs: ClassVar[tuple[str, ...]] = BFLOAT16
+
+
+class OpenVinoStaticInt8(Quantizer):
+    """int8 weights and activations by NNCF; the ranges of the activations come from calibration data."""
+
+    scheme: ClassVar[str] = "static_int8"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    requires: ClassVar[tuple[str, ...]] = ("nncf",)
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Choice("preset", ("mixed", "performance"), "mixed", "activations with an offset where it helps, or never"),
+        Choice("range", ("mean", "minmax", "quantile"), "mean", "how an activation's range is chosen over the batches"),
+    )
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
+
+        presets = {"mixed": nncf.QuantizationPreset.MIXED, "performance": nncf.QuantizationPreset.PERFORMANCE}
+        ranges = {"minmax": Ranges.MINMAX, "mean": Ranges.MEAN_MINMAX, "quantile": Ranges.MEAN_QUANTILE}
+        nncf.set_log_level(logging.ERROR)
+        with converting("nncf cannot quantize the model"):
+            batches = list(_feeds(source))
+            quantized = nncf.quantize(
+                _converted(source),
+                nncf.Dataset(batches),
+                preset=presets[str(values["preset"])],
+                subset_size=len(batches),
+                model_type=nncf.ModelType.TRANSFORMER if transformer(source.profile) else None,
+                advanced_parameters=AdvancedQuantizationParameters(
+                    overflow_fix=OverflowFix.FIRST_LAYER if saturates(probe_target()) else OverflowFix.DISABLE,
+                    activations_range_estimator_params=ranges[str(values["range"])],
+                ),
+            )
+        if not any(operator.get_type_name() == "FakeQuantize" for operator in quantized.get_ops()):
+            raise UnsupportedError("nncf found no operator in the model that it can quantize")
+        _save(quantized, folder)
+
+
+def _converted(source: SourceModel) -> Any:
+    """Return the exported model as OpenVINO's own."""
+    import openvino
+
+    with converting("openvino cannot convert the model"):
+        return openvino.Core().read_model(str(source.onnx()))
+
+
+def _save(model: Any, folder: Path) -> None:
+    import openvino
+
+    openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
+
+
+def _feeds(source: SourceModel) -> Any:
+    inputs = source.profile.inputs
+    for batch in source.calibration(limit=_MOST_EXAMPLES):
+        yield dict(zip(inputs.names, (np.asarray(tensor) for tensor in positional(batch, inputs)), strict=True))

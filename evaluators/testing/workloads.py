@@ -1,0 +1,123 @@
+"""Two tiny workloads with fixed weights: ``images`` (a residual CNN) and ``texts`` (attention, varying lengths)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, TensorDataset
+
+from evaluators.workload import Workload
+
+CLASSES = 8
+WORDS, LONGEST, WIDTH, HEADS = 64, 24, 32, 4
+
+
+class ResidualNet(nn.Module):
+    """(N, 3, 16, 16) to (N, CLASSES): two convolutions with a shortcut, a third one, a pool and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm, self.stem_relu = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+        self.inner, self.inner_norm, self.inner_relu = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+        self.last, self.last_relu = nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(32, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem_relu(self.stem_norm(self.stem(images)))
+        x = self.inner_relu(self.inner_norm(self.inner(x)) + x)
+        x = self.last_relu(self.last(x))
+        logits: Tensor = self.head(torch.flatten(self.pool(x), 1))
+        return logits
+
+
+class TextNet(nn.Module):
+    """Tokens and mask (N, L) int64, L up to 24, to logits (N, CLASSES) and an embedding (N, WIDTH)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(WORDS, WIDTH)
+        self.positions = nn.Parameter(torch.zeros(LONGEST, WIDTH))
+        self.query, self.key, self.value = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.attended, self.attended_norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+        self.wide, self.gelu, self.narrow = nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        x = self.words(tokens) + self.positions[: tokens.size(1)]
+        heads = [part(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)]
+        present = mask.bool()[:, None, None, :]
+        context = nn.functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=present)
+        x = self.attended_norm(x + self.attended(context.transpose(1, 2).flatten(2)))
+        x = self.norm(x + self.narrow(self.gelu(self.wide(x))))
+        weight = mask.unsqueeze(2).to(x.dtype)
+        embedding = (x * weight).sum(1) / weight.sum(1)
+        return {"logits": self.head(embedding), "embedding": embedding}
+
+
+def _fixed(model: nn.Module) -> nn.Module:
+    """Give a model weights that depend on nothing but this code, of the size that training starts from."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                scale = (2 / parameter[0].numel()) ** 0.5
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model.eval()
+
+
+class _Texts(Dataset[Any]):
+    """Random documents of 4 to 24 tokens."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(4, LONGEST + 1, (count,), generator=generator)
+        self._tokens = [torch.randint(1, WORDS, (int(length),), generator=generator) for length in lengths]
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        tokens = self._tokens[index]
+        return {"tokens": tokens, "mask": torch.ones_like(tokens)}, tokens[0] % CLASSES
+
+
+def _collate(examples: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
+    inputs = {
+        name: pad_sequence([example[name] for example, _ in examples], batch_first=True) for name in ("tokens", "mask")
+    }
+    return inputs, torch.stack([target for _, target in examples])
+
+
+def _images(seed: int, count: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(
+        torch.randn((count, 3, 16, 16), generator=generator), torch.randint(0, CLASSES, (count,), generator=generator)
+    )
+
+
+def _top1(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.argmax(1) == targets).float()
+
+
+def _top1_of_logits(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+    return _top1(outputs["logits"], targets)
+
+
+images = Workload(
+    name="conformance-images",
+    model=lambda: _fixed(ResidualNet()),
+    calibration=lambda: _images(1, 64),
+    validation=lambda: _images(2, 64),
+    metric=_top1,
+)
+texts = Workload(
+    name="conformance-texts",
+    model=lambda: _fixed(TextNet()),
+    calibration=lambda: _Texts(1, 64),
+    validation=lambda: _Texts(2, 64),
+    metric=_top1_of_logits,
+    collate=_collate,
+)

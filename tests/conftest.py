@@ -1,0 +1,65 @@
+"""What the tests share: the command line as users run it, and one small finished search."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = f"{ROOT / 'tests' / 'tiny.py'}:workload"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object on stdout."""
+        value: dict[str, Any] = json.loads(self.stdout)
+        return value
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line that runs paretune in this environment."""
+    return [str(Path(sys.executable).with_name("paretune")), *arguments]
+
+
+def paretune(*arguments: str, timeout: float = 300, env: dict[str, str] | None = None) -> Answer:
+    """Run paretune and wait for it."""
+    ended = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}, check=False,
+    )  # fmt: skip
+    return Answer(ended.returncode, ended.stdout, ended.stderr)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished search and the home that holds it."""
+
+    home: Path
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def tiny_search(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One search on the tiny workload, eager and onnxruntime, at batch 4."""
+    home = tmp_path_factory.mktemp("home")
+    answer = paretune(
+        "search", TINY, "--home", str(home), "--backend", "eager,onnxruntime", "--batch-size", "4", "--threads", "1",
+        "--latency-budget", "1s", "--max-accuracy-drop", "0.2", "--trials", "9", "--name", "tiny", "--json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.stderr
+    return Finished(home, answer.json)

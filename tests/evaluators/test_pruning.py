@@ -1,0 +1,103 @@
+"""Pruned models shrink, keep what they were, and come back from plan and weights as they were stored."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from evaluators.errors import UnsupportedError
+from evaluators.pruners.channel import Channel, kept_width
+from evaluators.pruners.unstructured import Unstructured
+from evaluators.stages.prepare import count_flops
+from evaluators.stages.recover import distil
+from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
+from tests import tiny
+
+
+@pytest.mark.parametrize(
+    ("width", "amount", "alignment", "kept"),
+    [(64, 0.5, 8, 32), (64, 0.3, 8, 48), (32, 0.9, 8, 8), (16, 0.5, 32, 16), (24, 0.5, 16, 16), (10, 0.5, 8, 8)],
+)
+def test_widths_left_are_aligned_and_never_grow(width: int, amount: float, alignment: int, kept: int) -> None:
+    assert kept_width(width, amount, alignment) == kept
+
+
+def _pruned(amount: float = 0.5, alignment: int = 8) -> tuple[nn.Module, dict, torch.Tensor]:
+    model, example = build_model(tiny.workload), torch.randn(2, 1, 12, 12)
+    plan = Channel().prune(model, example, amount, {"alignment": alignment})
+    return model, plan, example
+
+
+def test_channels_really_go() -> None:
+    model, plan, example = _pruned()
+    original = build_model(tiny.workload)
+    assert sum(p.numel() for p in model.parameters()) < 0.5 * sum(p.numel() for p in original.parameters())
+    assert count_flops(model, example) < 0.5 * count_flops(original, example)
+    assert model(example).shape == original(example).shape
+    assert [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)] == [16, 16]
+    assert plan["removed"]
+
+
+def test_a_pruned_model_is_rebuilt_from_the_users_code(tmp_path: Path) -> None:
+    model, plan, example = _pruned()
+    save_model(model, layer_sizes(build_model(tiny.workload)), plan, tmp_path)
+    restored = restore_module(tiny.workload, tmp_path)
+    assert torch.equal(restored(example), model(example))
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", "plan.json"}
+
+
+def test_pruning_that_removes_nothing_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="nothing"):
+        _pruned(amount=0.1, alignment=32)
+
+
+def test_unstructured_pruning_sets_the_share_to_zero_and_recovery_keeps_it() -> None:
+    student, teacher = build_model(tiny.workload), build_model(tiny.workload)
+    Unstructured().prune(student, None, 0.5, {})
+
+    def zeros() -> float:
+        weights = [layer.weight for layer in student.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+    assert zeros() == pytest.approx(0.5, abs=0.01)
+    distil(student, teacher, tiny.workload, steps=5, seed=0)
+    assert zeros() >= 0.49
+    assert not student.training
+
+
+def test_recovery_brings_a_pruned_model_closer_to_the_original_and_repeats_itself() -> None:
+    teacher = build_model(tiny.workload)
+    images = torch.stack([tiny.workload.validation()[i][0] for i in range(200)])
+
+    def agreement(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float((model(images).argmax(1) == teacher(images).argmax(1)).float().mean())
+
+    students = [_pruned()[0] for _ in range(2)]
+    before = agreement(students[0])
+    for student in students:
+        distil(student, teacher, tiny.workload, steps=60, seed=3)
+    assert agreement(students[0]) > before
+    assert torch.equal(students[0](images), students[1](images))
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x))
+
+    from dataclasses import replace
+
+    model = Tied().eval()
+    workload = replace(tiny.workload, model=Tied)
+    save_model(model, layer_sizes(model), {}, tmp_path)
+    restored = restore_module(workload, tmp_path)
+    assert restored.a.weight is restored.b.weight
+    x = torch.randn(2, 4)
+    assert torch.equal(restored(x), model(x))
