@@ -19,7 +19,7 @@ from evaluators.profile import Problem, WorkloadProfile
 from evaluators.scoring import AGREEMENT, metric_name, output_arrays, score
 from evaluators.stages.clock import StageClock
 from evaluators.stages.prepare import count_flops
-from evaluators.stages.reference import scores_file
+from evaluators.stages.reference import example_file, scores_file
 from evaluators.stages.restore import build_model, layer_sizes, save_model
 from evaluators.structure import Structure, TensorSpec, call, flatten
 from evaluators.target import environment, probe_target
@@ -63,6 +63,7 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
     if exportable is not None:
         problems.append(Problem(level="warning", what=exportable, advice="only backends that run the module itself apply"))
     example = next(example_batches(splits["validation"], workload.collate, 1))[0]
+    _keep_example(example_file(home, WorkloadKey(**facts).fingerprint), example)
     profile = WorkloadProfile(
         name=workload.name,
         reference=absolute_reference(job.workload),
@@ -85,6 +86,14 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
         problems=tuple(problems),
     )
     return JobResult(profile=profile)
+
+
+def _keep_example(path: Path, inputs: Any) -> None:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, **as_arrays(inputs))  # type: ignore[arg-type]
+        temporary.replace(path)
 
 
 class WorkloadKey:

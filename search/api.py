@@ -261,7 +261,7 @@ def _status(ledger: Ledger, record: SearchRecord, home: Path) -> StatusReport:
 
 
 def _trials(ledger: Ledger, record: SearchRecord) -> list[TrialResult]:
-    return trial_results(ledger.trials(record.id), SearchSpec.model_validate(record.spec), {})
+    return trial_results(ledger.trials(record.id), SearchSpec.model_validate(record.spec))
 
 
 def _dimensions(legal: Space) -> tuple[DimensionReport, ...]:

@@ -25,7 +25,7 @@ from search.view import count_trials, search_result, trial_results
 from workers.lease import Cancellation, owner_is_alive
 from workers.ledger import Ledger
 from workers.locks import search_lock
-from workers.records import SearchRecord
+from workers.records import SearchRecord, SearchStatus
 from workers.sandbox import Sandbox
 from workers.supervisor import Supervisor, TrialSettings, run_profile
 
@@ -132,14 +132,14 @@ class Coordinator:
 
     def _conclude(self, projection: Projection) -> SearchResult:
         cancelled = self._ledger.search(self._record.id).cancel_requested
+        status: SearchStatus = "cancelled" if cancelled else "interrupted" if self._interrupted else "finished"
+        projection.deliver(self._ledger, self._record.id, self.trials())
         self._account()
         trials = self.trials()
-        status = "cancelled" if cancelled else "interrupted" if self._interrupted else "finished"
-        result = self._result(trials)
-        projection.finish(result, trials, self._record.profile, self._target)
+        projection.finish(self._result(trials), trials, self._record.profile, self._target)
         self._account()
-        result = self._result(self.trials(), report=projection.report)
-        self._ledger.update_search(self._record.id, status=status, result=result.to_json())  # type: ignore[arg-type]
+        result = self._result(trials, report=projection.report)
+        self._ledger.update_search(self._record.id, status=status, result=result.to_json())
         return result
 
     def _result(self, trials: list[TrialResult], report: str | None = None) -> SearchResult:
@@ -148,7 +148,7 @@ class Coordinator:
 
     def trials(self) -> list[TrialResult]:
         """Return the search's trials as users see them."""
-        return trial_results(self._ledger.trials(self._record.id), self._spec, {})
+        return trial_results(self._ledger.trials(self._record.id), self._spec)
 
     @property
     def memory_limit_bytes(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from evaluators.errors import ParetuneError
 from evaluators.profile import WorkloadProfile
+from evaluators.stages.reference import example_file
 from evaluators.target import Target
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
@@ -32,8 +33,8 @@ class Projection:
         self._note = note
         self._tracking: Tracking | None = None
         self._loader = threading.Thread(target=self._load, name="paretune-mlflow", daemon=True)
-        self._run_ids: dict[int, str] = {}
         self._front: set[int] = set()
+        self._started = False
         self.report: str | None = None
 
     def __enter__(self) -> Self:
@@ -46,33 +47,33 @@ class Projection:
     ) -> None:
         self._loader.join()
 
-    @property
-    def run_ids(self) -> dict[int, str]:
-        """The MLflow run of each trial that was delivered, by its number."""
-        return dict(self._run_ids)
-
     def start(self, record: SearchRecord, spec: SearchSpec, profile: WorkloadProfile, target: Target) -> None:
         """Open the search's parent run, and find the runs that earlier sessions made."""
         self._loader.join()
 
         def begin(tracking: Tracking) -> None:
             tracking.start_search(record.id, record.name, spec, profile, target)
+            self._started = True
 
         self._attempt("MLflow could not be reached; the search goes on and what happened is delivered later", begin)
 
     def deliver(self, ledger: Ledger, search_id: str, trials: Sequence[TrialResult]) -> None:
         """Log the trials that the outbox announces, and move the front's tags."""
 
+        if not self._started:
+            return
+
         def log(tracking: Tracking) -> None:
             news = ledger.pending(search_id)
             wanted = {item.trial_number for item in news if item.trial_number is not None}
             by_number = {trial.number: trial for trial in trials}
             front = {trial.number for trial in trials if trial.pareto}
+            view_ids: dict[str, str] = {}
             for number in sorted(wanted):
-                self._run_ids[number] = tracking.log_trial(by_number[number])
+                view_ids[f"{search_id}/{number}"] = tracking.log_trial(by_number[number])
             tracking.update_pareto(self._front, front)
             self._front = front
-            ledger.delivered([item.id for item in news])
+            ledger.delivered([item.id for item in news], view_ids)
 
         self._attempt("trials could not be logged to MLflow; they are delivered later", log)
 
@@ -89,12 +90,14 @@ class Projection:
         write_report(result, trials, profile, target, report)
         pareto_png(result, trials, picture)
         self.report = str(report)
-        if profile is None:
+        if profile is None or not self._started:
             return
-        self._attempt(
-            "the result could not be logged to MLflow",
-            lambda tracking: tracking.finish_search(result, trials, profile, report, picture),
-        )
+        example = example_file(self._home, profile.fingerprint)
+
+        def complete(tracking: Tracking) -> None:
+            tracking.finish_search(result, trials, profile, report, picture, example if example.exists() else None)
+
+        self._attempt("the result could not be logged to MLflow", complete)
 
     def _load(self) -> None:
         try:

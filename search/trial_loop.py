@@ -59,7 +59,7 @@ class Session:
 
     def trials(self) -> list[TrialResult]:
         """Return the trials of the search as users see them."""
-        return trial_results(self.ledger.trials(self.record.id), self.spec, {})
+        return trial_results(self.ledger.trials(self.record.id), self.spec)
 
     def best(self, trials: Sequence[TrialResult]) -> TrialResult | None:
         """Return the best feasible trial, if there is one."""

@@ -15,13 +15,13 @@ from workers.records import SearchRecord, TrialRecord
 Status = Literal["feasible", "infeasible", "interrupted"]
 
 
-def trial_results(records: Iterable[TrialRecord], spec: SearchSpec, run_ids: dict[int, str]) -> list[TrialResult]:
+def trial_results(records: Iterable[TrialRecord], spec: SearchSpec) -> list[TrialResult]:
     """Return every trial as users see it, with its place on the front."""
     found = [
         trial_result(
             record.number, record.candidate, record.source, record.state,
             record.outcome if record.state == "DONE" else None,
-            answered_by=record.answered_by, mlflow_run_id=run_ids.get(record.number),
+            answered_by=record.answered_by, mlflow_run_id=record.view_id,
         )
         for record in records
     ]  # fmt: skip

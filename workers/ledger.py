@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,7 @@ class Ledger(Trials):
                 connection.execute(insert(searches).values(values))
                 post(connection, identifier, None, self._clock())
         except IntegrityError:
-            raise UsageError(
-                f"a search named {values['name']!r} exists; resume it, or choose another --name"
-            ) from None
+            raise UsageError(f"a search named {values['name']!r} exists; resume it, or choose another --name") from None
         return self.search(identifier)
 
     def searches(self) -> tuple[SearchRecord, ...]:
@@ -172,14 +170,16 @@ class Ledger(Trials):
         with self._database.reading() as connection:
             return tuple(OutboxRecord.model_validate(dict(row)) for row in connection.execute(waiting).mappings())
 
-    def delivered(self, ids: Collection[int]) -> None:
-        """Mark news as delivered; doing so twice changes nothing."""
+    def delivered(self, ids: Collection[int], view_ids: Mapping[str, str] | None = None) -> None:
+        """Mark news as delivered; doing so twice changes nothing. ``view_ids`` says where trials are seen, by id."""
         wanted = sorted(ids)
         with self._database.writing() as connection:
             for start in range(0, len(wanted), 500):
                 chunk = outbox.c.id.in_(wanted[start : start + 500])
                 change = update(outbox).where(chunk, outbox.c.delivered_at.is_(None))
                 connection.execute(change.values(delivered_at=self._clock()))
+            for trial_id, view_id in (view_ids or {}).items():
+                connection.execute(update(trials).where(trials.c.id == trial_id).values(view_id=view_id))
 
 
 def _begins(search: SearchRecord, reference: str) -> bool:

@@ -38,7 +38,8 @@ class TrialRecord(Frozen):
     """One candidate under test in one search; ``id`` is ``search id/number``.
 
     A trial that is measured again keeps its earlier outcome until the new one replaces it.
-    Times are seconds since the epoch; ``answered_by`` is the id of the trial whose outcome answers this one.
+    Times are seconds since the epoch; ``answered_by`` is the id of the trial whose outcome answers this one; ``view_id``
+    is what the place where people browse calls it.
     """
 
     id: str
@@ -55,6 +56,7 @@ class TrialRecord(Frozen):
     gates: bool
     outcome: Outcome | None
     answered_by: str | None
+    view_id: str | None
     created_at: float
     finished_at: float | None
 

@@ -57,9 +57,7 @@ class Sandbox:
             program of its own, where forking is impossible. By default ``fork`` on Linux.
     """
 
-    def __init__(
-        self, *, runner: str = "evaluators.run_job:run", mode: Literal["fork", "spawn"] | None = None
-    ) -> None:
+    def __init__(self, *, runner: str = "evaluators.run_job:run", mode: Literal["fork", "spawn"] | None = None) -> None:
         self._runner = runner
         self._mode = mode or ("fork" if sys.platform == "linux" else "spawn")
         self._server: ForkServer | None = None

@@ -177,9 +177,7 @@ def run_profile(
     except OSError as error:
         raise InfrastructureError(f"the folder {jobs} cannot be used: {error}") from error
     env = job_environment(home, _all_cores())
-    ended = sandbox.run(
-        job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel
-    )
+    ended = sandbox.run(job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel)
     if ended.cancelled:
         return None
     return ended.result or JobResult(outcome=outcome_of_death(ended))

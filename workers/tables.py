@@ -69,6 +69,7 @@ trials = Table(
     Column("outcome", Text),
     Column("outcome_kind", String(16)),
     Column("answered_by", String(64)),
+    Column("view_id", String(64)),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
     UniqueConstraint("search_id", "number"),

@@ -17,7 +17,7 @@ from evaluators.libraries import converting
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.exported import read_program
 from evaluators.source import SourceModel
-from evaluators.stages.export import export_positional, positional
+from evaluators.stages.export import export_again
 from evaluators.target import Target
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Inductor(Backend):
         from torch._inductor import aoti_compile_and_package, config
 
         program = read_program(quantized)
-        tensors = positional(source.example(candidate.batch_size), source.profile.inputs)
-        fixed = export_positional(program.module(), tensors, source.profile, candidate.batch_size)
+        example = source.example(candidate.batch_size)
+        fixed = export_again(program.module(), example, source.profile, candidate.batch_size)
         settings = {"freezing": True, "cpp.threads": candidate.runtime.threads}
         with converting("torch's inductor cannot compile the model"), torch.no_grad(), config.patch(settings):
             aoti_compile_and_package(fixed, package_path=str(bundle / MODEL))

@@ -15,7 +15,7 @@ from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.torch_recipe import bfloat16_module
 from evaluators.quantizers.traits import BFLOAT16, saturates
 from evaluators.source import SourceModel
-from evaluators.stages.export import export_positional, export_program, positional
+from evaluators.stages.export import export_again, export_program, positional
 from evaluators.target import Target
 
 PROGRAM = "exported.pt2"
@@ -81,8 +81,8 @@ class InductorStaticInt8(Quantizer):
             converted = convert_pt2e(prepared)
         if not any("quantize_per_tensor" in str(node.target) for node in converted.graph.nodes):
             raise UnsupportedError("torchao found no operator in the model that it can quantize")
-        example = positional(source.example(source.batch_size or 2), inputs)
-        torch.export.save(export_positional(converted, example, source.profile, source.batch_size), folder / PROGRAM)
+        example = source.example(source.batch_size or 2)
+        torch.export.save(export_again(converted, example, source.profile, source.batch_size), folder / PROGRAM)
 
 
 def read_program(folder: Path) -> Any:

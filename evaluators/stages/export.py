@@ -6,6 +6,7 @@ outputs in order: the user's own structure of inputs and outputs (dict, tuple) e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,27 +57,34 @@ def export_program(
     Raises:
         UnsupportedError: the model cannot be captured so.
     """
+    wrapped = positional_module(module, profile.inputs)
     tensors = positional(example, profile.inputs)
-    return export_positional(positional_module(module, profile.inputs), tensors, profile, batch_size)
+    return _capture(wrapped, tensors, {"tensors": dynamic_axes(profile.inputs, batch_size)}, batch_size)
 
 
-def export_positional(
-    module: nn.Module, tensors: Sequence[Any], profile: WorkloadProfile, batch_size: int | None
-) -> ExportedProgram:
-    """Capture a module that already takes its inputs by position; see ``export_program``."""
+def export_again(module: nn.Module, example: Any, profile: WorkloadProfile, batch_size: int | None) -> ExportedProgram:
+    """Capture what once came out of ``export_program`` and was changed since, or is wanted at another batch size.
+
+    Raises:
+        UnsupportedError: it cannot be captured so.
+    """
+    tensors = positional(example, profile.inputs)
+    return _capture(module, tensors, dynamic_axes(profile.inputs, batch_size), batch_size)
+
+
+def _capture(module: nn.Module, tensors: Sequence[Any], axes: Any, batch_size: int | None) -> ExportedProgram:
     import torch
 
     if batch_size is None and tensors[0].shape[0] == 1:  # torch.export takes an axis of length 1 for a constant
         tensors = [torch.cat([tensor, tensor]) for tensor in tensors]
-    shapes = {"tensors": dynamic_axes(profile.inputs, batch_size)}
     with converting("torch.export cannot capture the model"), torch.no_grad():
         try:  # quantization in this form needs what strict mode gives
-            return torch.export.export(module, tuple(tensors), dynamic_shapes=shapes, strict=True)
+            return torch.export.export(module, tuple(tensors), dynamic_shapes=axes, strict=True)
         except MemoryError:
             raise
         except Exception as strictly:
             try:
-                return torch.export.export(module, tuple(tensors), dynamic_shapes=shapes, strict=False)
+                return torch.export.export(module, tuple(tensors), dynamic_shapes=axes, strict=False)
             except MemoryError:
                 raise
             except Exception as loosely:
@@ -108,11 +116,23 @@ def export_onnx(program: ExportedProgram, profile: WorkloadProfile, path: Path) 
         )  # fmt: skip
     if converted is None:
         raise UnsupportedError("torch.onnx returned no program")
+    _rename_collisions(converted.model, {*profile.inputs.names, *profile.outputs.names})
     model = converted.model_proto
     if (size := model.ByteSize()) > _ONE_FILE_BYTES:
         raise UnsupportedError(f"the ONNX model has {size:,} bytes; one file holds at most {_ONE_FILE_BYTES:,}")
     _name_axes(model, profile)
     path.write_bytes(model.SerializeToString())
+
+
+def _rename_collisions(model: Any, taken: set[str]) -> None:
+    """Give values inside the graph another name where they bear that of an input or output."""
+    used = {value.name for node in model.graph.all_nodes() for value in node.outputs}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in taken and not value.is_graph_output():
+                name = next(name for i in itertools.count() if (name := f"{value.name}_inner_{i}") not in used)
+                used.add(name)
+                value.name = name
 
 
 def _name_axes(model: Any, profile: WorkloadProfile) -> None:

@@ -61,6 +61,11 @@ def scores_file(home: Path, fingerprint: str) -> Path:
     return home / "cache" / "scores" / f"{fingerprint}.npy"
 
 
+def example_file(home: Path, fingerprint: str) -> Path:
+    """Return where one batch of real inputs is kept, an array for each input."""
+    return home / "cache" / "examples" / f"{fingerprint}.npz"
+
+
 def stored_scores(home: Path, profile: WorkloadProfile) -> Any | None:
     """Return the original model's per-example scores, shape (N,), or None where the metric has none."""
     path = scores_file(home, profile.fingerprint)

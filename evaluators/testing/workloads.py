@@ -61,10 +61,12 @@ def _fixed(model: nn.Module) -> nn.Module:
     """Give a model weights that depend on nothing but this code, of the size that training starts from."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                scale = (2 / parameter[0].numel()) ** 0.5
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+                parameter.copy_(values * (2 / parameter[0].numel()) ** 0.5)
+            else:
+                parameter.copy_(values * 0.1 + float(name.endswith("norm.weight")))
     return model.eval()
 
 

@@ -119,10 +119,10 @@ def cancel(
     """Ask a running search to stop after the trials that are running."""
     from search import api
 
-    api.cancel(search, options.existing(home))
+    state = api.cancel(search, options.existing(home))
     return Reply(
-        {"search": search, "cancel_requested": True},
-        lambda: f"{search} is asked to stop; paretune resume {search} would go on with it",
+        {"search": state.search, "name": state.name, "cancel_requested": True},
+        lambda: f"{state.name} is asked to stop; paretune resume {state.name} would go on with it",
     )
 
 

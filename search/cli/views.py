@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,21 +14,22 @@ from search.units import show_bytes
 from search.wording import show_limit, show_seconds
 
 if TYPE_CHECKING:
-    from search.api import CheckReport, DoctorReport, SpaceReport
+    from search.api import CheckReport, DoctorReport, SpaceReport, StatusReport
     from search.spec import SearchSpec
 
 
 def doctor(report: DoctorReport) -> RenderableType:
     """This machine and its backends."""
     target = report.target
-    backends = _table("backend", "", "schemes", "versions, or what to do")
+    backends = _table("backend", "", "versions, or what to do; schemes")
     for backend in report.backends:
         mark = Text("usable", "green") if backend.usable else Text("no", "red")
         versions = ", ".join(f"{name} {version}" for name, version in sorted(backend.versions.items()))
-        backends.add_row(backend.name, mark, ", ".join(backend.schemes), versions if backend.usable else backend.reason)
+        about = versions if backend.usable else backend.reason or ""
+        backends.add_row(backend.name, mark, Text(f"{about}\n").append(", ".join(backend.schemes), "dim"))
     facts = {
         "target": target.name, "processor": target.processor, "features": ", ".join(target.features) or "–",
-        "cores": str(target.cores), "memory": show_bytes(target.memory_bytes), "system": target.system,
+        "cores": str(target.cores), "memory": f"{target.memory_bytes / 1e9:.1f} GB", "system": target.system,
         "fingerprint": target.fingerprint,
     }  # fmt: skip
     return Group(_facts(facts), "", backends)
@@ -57,9 +59,12 @@ def check(report: CheckReport) -> RenderableType:
 
 def space(report: SpaceReport) -> RenderableType:
     """The size of a space, its dimensions, and what was left out."""
-    dimensions = _table("dimension", "values (default first)", "meaning")
+    dimensions = _table("dimension", "values, the default first")
     for dimension in report.dimensions:
-        dimensions.add_row(dimension.name, _values(dimension.values, dimension.default), dimension.description)
+        values = Text(_values(dimension.values, dimension.default))
+        dimensions.add_row(
+            dimension.name, values.append(f"\n{dimension.description}" if dimension.description else "", "dim")
+        )
     exclusions = _table("left out", "why")
     for exclusion in report.exclusions:
         exclusions.add_row(exclusion.what, exclusion.why)
@@ -84,9 +89,44 @@ def plan(spec: SearchSpec, report: SpaceReport) -> RenderableType:
     return Group(_facts(facts), "", space(report), "", Text("dry run: nothing was run"))
 
 
-def facts(value: dict[str, Any]) -> RenderableType:
-    """Any flat object as a list of names and values."""
-    return _facts({name: "–" if item is None else str(item) for name, item in value.items()})
+def searches(found: Sequence[StatusReport]) -> RenderableType:
+    """Every search of a home, one a line."""
+    if not found:
+        return Text("no search yet")
+    table = _table("search", "name", "status", "trials", "best", "begun", "workload", folded="workload")
+    for state in found:
+        best = state.result.best.label if state.result.best else "–"
+        table.add_row(
+            state.search, state.name, state.status, _trials_of(state), best, _date(state), _short(state.workload)
+        )
+    return table
+
+
+def status(state: StatusReport) -> RenderableType:
+    """How far one search is."""
+    counts, best = state.result.trials, state.result.best
+    ended = ((name, getattr(counts, name)) for name in ("measured", "rejected", "failed", "cached"))
+    return _facts({
+        "search": f"{state.search} ({state.name})",
+        "status": state.status,
+        "workload": state.workload,
+        "begun": _date(state),
+        "worked for": show_seconds(state.elapsed_s),
+        "trials": ", ".join([_trials_of(state), *(f"{count} {name}" for name, count in ended if count)]),
+        "best so far" if state.status == "running" else "best": best.label if best else "–",
+    })  # fmt: skip
+
+
+def _trials_of(state: StatusReport) -> str:
+    return f"{state.result.trials.total}/{state.trials_wanted}"
+
+
+def _date(state: StatusReport) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(state.created_at))
+
+
+def _short(reference: str) -> str:
+    return reference.rpartition("/")[2]
 
 
 def _values(values: Sequence[object], default: object) -> str:
@@ -101,8 +141,10 @@ def _facts(values: dict[str, str]) -> Table:
     return table
 
 
-def _table(*headings: str) -> Table:
+def _table(*headings: str, folded: str = "") -> Table:
+    """A plain table; the column ``folded``, else the last, gives way where the terminal is narrow."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        wraps = heading == (folded or headings[-1])
+        table.add_column(heading, overflow="fold", no_wrap=not wraps)
     return table

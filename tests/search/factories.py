@@ -55,7 +55,7 @@ def a_profile(**fields: Any) -> WorkloadProfile:
     """Return the profile of a small image classifier; ``fields`` override it."""
     values: dict[str, Any] = {
         "name": "fashion-mnist-resnet8",
-        "reference": "/work/examples/images/workload.py:workload",
+        "reference": "examples/images/workload.py:workload",
         "model_digest": "ab" * 32,
         "data_digests": {"calibration": "cd" * 32, "validation": "ef" * 32},
         "metric_digest": "01" * 32,

@@ -23,9 +23,7 @@ def test_this_process_is_alive_and_has_one_name() -> None:
 
 def test_a_dead_process_is_dead_before_and_after_it_is_reaped() -> None:
     script = "from workers.lease import owner_name; print(owner_name(), flush=True); input()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     owner = process.stdout.readline().strip()
     assert owner_is_alive(owner)

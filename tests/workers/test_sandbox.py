@@ -202,6 +202,21 @@ def test_a_killed_fork_server_is_replaced_and_its_jobs_go_on(tmp_path: Path) -> 
         assert sandbox.server_pid not in (None, first)
 
 
+@pytest.mark.parametrize("sandbox", MODES[:1], indirect=True)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a job with its warden")
+def test_a_killed_warden_takes_its_job_along_and_is_an_infrastructure_error(do: Do, tmp_path: Path) -> None:
+    def kill_the_warden() -> None:
+        _wait_for(tmp_path / "pid")
+        psutil.Process(int((tmp_path / "pid").read_text())).parent().kill()
+
+    threading.Thread(target=kill_the_warden).start()
+    with pytest.raises(InfrastructureError, match="its warden is gone"):
+        do("hang")
+
+    job = int((tmp_path / "pid").read_text())
+    _until(lambda: not psutil.pid_exists(job) or psutil.Process(job).status() == psutil.STATUS_ZOMBIE)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_what_cannot_start_is_an_infrastructure_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str

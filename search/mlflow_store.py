@@ -1,0 +1,114 @@
+"""The MLflow store of a home: a SQLite file beside the ledger, opened fast and without noise or network."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from evaluators.errors import InfrastructureError, ParetuneError
+
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Otherwise a pyproject.toml or uv.lock in the current folder is copied into every model.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+def store_uri(home: Path) -> str:
+    """Return the URI of the home's store, as ``mlflow ui --backend-store-uri`` takes it."""
+    return f"sqlite:///{home / DATABASE}"
+
+
+@contextmanager
+def mlflow_fails_as(what: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into one error that the search can note and survive.
+
+    Raises:
+        InfrastructureError: the block failed; the message says what was being done and the first line of why.
+    """
+    try:
+        yield
+    except ParetuneError:
+        raise
+    except Exception as error:
+        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InfrastructureError(f"MLflow failed to {what}: {why}") from error
+
+
+def open_client(home: Path) -> Any:
+    """Return an ``MlflowClient`` on the home's store, which is created where there is none.
+
+    Raises:
+        InfrastructureError: MLflow cannot be imported, or the store cannot be created or read.
+    """
+    with mlflow_fails_as(f"open {home / DATABASE}"):
+        home.mkdir(parents=True, exist_ok=True)
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        from filelock import FileLock
+        from mlflow import MlflowClient
+
+        database = (home / DATABASE).resolve()
+        with FileLock(home / f"{DATABASE}.lock"):
+            if not database.exists():
+                _create(database, home / ARTIFACTS)
+        _TUNED[str(database)] = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
+        _tune_connections()
+        client = MlflowClient(store_uri(home.resolve()), store_uri(home.resolve()))
+        client.search_experiments(max_results=1)
+        return client
+
+
+def _create(database: Path, artifacts: Path) -> None:
+    """Run MLflow's migrations on a scratch file without syncing it to disk, then move it in place whole.
+
+    Synced after each of its 70 migrations, a new store takes several times as long.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    scratch = database.with_name(f"{database.name}.{os.getpid()}.new")
+    scratch.unlink(missing_ok=True)
+    _TUNED[str(scratch)] = ("PRAGMA synchronous=OFF", "PRAGMA journal_mode=MEMORY")
+    _tune_connections()
+    store = SqlAlchemyStore(f"sqlite:///{scratch}", artifacts.resolve().as_uri())
+    store.engine.dispose()
+    del _TUNED[str(scratch)]
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    scratch.replace(database)
+
+
+_TUNED: dict[str, tuple[str, ...]] = {}
+
+
+def _tune_connections() -> None:
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    if not event.contains(Engine, "connect", _tune):
+        event.listen(Engine, "connect", _tune)
+
+
+def _tune(connection: Any, record: Any) -> None:
+    """Speed up connections to our own files; every other connection of the process stays as it is.
+
+    The store is a projection of the ledger: what a power cut takes from it is delivered again.
+    """
+    if not isinstance(connection, sqlite3.Connection):
+        return
+    (_, _, path), *_ = connection.execute("PRAGMA database_list").fetchall()
+    for pragma in _TUNED.get(path, ()):
+        connection.execute(pragma)

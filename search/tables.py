@@ -1,0 +1,215 @@
+"""Results in the terminal: plain enough for 80 columns, coloured only where the console is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from search.result import Relaxation, SearchResult, TrialResult
+from search.units import show_bytes, show_ms
+from search.wording import (
+    NOTHING,
+    command,
+    ending_of,
+    headline,
+    in_shares,
+    is_share,
+    pruning_of,
+    show_drop,
+    show_interval,
+    show_limit,
+    show_metric,
+    show_rate,
+    show_relaxed,
+    show_score,
+    show_seconds,
+    show_speedup,
+    verdict_for,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+_STATUS = {"feasible": "bold green", "infeasible": "bold red", "interrupted": "bold yellow"}
+_VERDICT = {"pass": ("met", "green"), "fail": ("missed", "red"), "undecided": ("met, but within chance", "yellow")}
+_ENDINGS = {"on the front": "green", "feasible": "green", "rejected": "yellow", "over a limit": "yellow"}
+
+
+def summary(result: SearchResult) -> RenderableType:
+    """The whole result on one screen: the verdict, the limits, best against the baselines, and where to see more."""
+    from rich.console import Group
+    from rich.text import Text
+
+    status = Text(result.status, style=_STATUS[result.status])
+    status.append(f"  {result.name} ({result.search}) on {', '.join(result.targets)}", style="default")
+    parts: list[RenderableType] = [status, Text(headline(result)), Text()]
+    if result.best is not None or result.baseline is not None:
+        parts += [_comparison(result), Text()]
+    if result.constraints and result.best is not None:
+        parts += [_limits(result), Text()]
+    if result.relaxations:
+        parts += [Text("Nearest, and what the limits would have to be:", style="bold"),
+                  relaxations_table(result.relaxations, in_shares(result)), Text()]  # fmt: skip
+    if len(result.front) > 1:
+        parts += [Text(f"The front, {len(result.front)} models that nothing beats:", style="bold"),
+                  front_table(result.front), Text()]  # fmt: skip
+    return Group(*parts, *_closing(result))
+
+
+def trials_table(trials: Sequence[TrialResult]) -> RenderableType:
+    """Every trial in a row: what it was, what was measured, how it ended; reasons below, each once."""
+    from rich.console import Group
+    from rich.text import Text
+
+    table = _table("#", "candidate", "p95", "per s", "accuracy", "ending")
+    for trial in trials:
+        ending = ending_of(trial)
+        style = "" if trial.feasible else "dim"
+        table.add_row(
+            Text(str(trial.number), style=style), Text(trial.label, style=style),
+            Text(show_ms(trial.latency_at("p95")), style=style), Text(_rate(trial), style=style),
+            Text(show_score(trial.accuracy), style=style),
+            Text(ending, style=_ENDINGS.get(ending, "red" if trial.outcome == "failed" else "")),
+        )  # fmt: skip
+    reasons = _reasons(trials)
+    return Group(table, Text(), *reasons) if reasons else table
+
+
+def front_table(trials: Sequence[TrialResult]) -> RenderableType:
+    """The front, best objective first."""
+    from rich.text import Text
+
+    if not trials:
+        return Text("The front is empty: no trial is feasible.")
+    table = _table("#", "candidate", "p95", "per s", "accuracy", "drop", "size")
+    for trial in trials:
+        table.add_row(
+            str(trial.number), Text(trial.label), show_ms(trial.latency_at("p95")),
+            _rate(trial), show_score(trial.accuracy), show_drop(trial.accuracy_drop, is_share(trial)),
+            show_bytes(trial.size_bytes),
+        )  # fmt: skip
+    return table
+
+
+def relaxations_table(relaxations: Iterable[Relaxation], share: bool = True) -> RenderableType:
+    """What each limit would have to be for the nearest candidates."""
+    from rich.text import Text
+
+    table = _table("#", "candidate", "feasible if", "not measured")
+    for item in relaxations:
+        limits = "\n".join(show_relaxed(metric, value, share) for metric, value in item.limits.items())
+        unknown = ", ".join(name.replace("_", " ") for name in item.unknown)
+        table.add_row(str(item.trial), Text(item.label), limits or NOTHING, unknown or NOTHING)
+    return table
+
+
+def _comparison(result: SearchResult) -> Table:
+    """Best, best float and baseline side by side."""
+    from rich.text import Text
+
+    named = (("baseline", result.baseline), ("best float", result.best_float), ("best", result.best))
+    shown = [(name, trial) for name, trial in named if trial is not None]
+    table = _table("", *(name for name, _ in shown))
+    for column in table.columns:
+        column.justify, column.no_wrap = "left", True
+    speedups = {"baseline": "1×", "best float": "", "best": show_speedup(result.speedup)}
+    if result.speedup and result.speedup_over_float:
+        speedups["best float"] = show_speedup(result.speedup / result.speedup_over_float)
+    rows = [
+        ("candidate", [_folded(trial) for _, trial in shown]),
+        ("latency p50", [show_ms(trial.latency_at("p50")) for _, trial in shown]),
+        (f"latency {result.percentile}", [show_ms(trial.latency_at(result.percentile)) for _, trial in shown]),
+        ("  95 %", [_spread(trial) for _, trial in shown]),
+        ("throughput", [show_rate(trial.throughput_per_s) for _, trial in shown]),
+        ("accuracy", [show_score(trial.accuracy) for _, trial in shown]),
+        ("drop", [show_drop(trial.accuracy_drop, is_share(trial)) for _, trial in shown]),
+        ("size", [show_bytes(trial.size_bytes) for _, trial in shown]),
+        ("speed-up", [speedups[name] for name, _ in shown]),
+    ]
+    for name, cells in rows:
+        if any(cells):
+            styles = ["bold" if title == "best" else "" for title, _ in shown]
+            cells_shown = [Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)]
+            table.add_row(Text(name, style="dim"), *cells_shown)
+    return table
+
+
+def _limits(result: SearchResult) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    share, lines = in_shares(result), []
+    for constraint in result.constraints:
+        verdict = verdict_for(result.best, constraint)
+        word, style = _VERDICT[verdict.status] if verdict else ("not measured", "yellow")
+        line = Text(f"{show_limit(constraint, share)}: ").append(word, style=style)
+        if verdict is not None:
+            spread = show_interval(constraint.metric, verdict.interval, share)
+            line.append(f" with {show_metric(constraint.metric, verdict.value, share)}")
+            line.append(f" ({spread})" if spread else "")
+        lines.append(line)
+    return Group(*lines)
+
+
+def _closing(result: SearchResult) -> list[Text]:
+    from rich.text import Text
+
+    counts = result.trials
+    endings = ", ".join(f"{getattr(counts, kind)} {kind}" for kind in ("measured", "rejected", "failed", "cached"))
+    lines = [
+        Text(f"{counts.total} trials ({endings}) in {show_seconds(result.elapsed_s)}, "
+             f"{result.overhead.share:.0%} of it overhead"),
+        *(Text(f"note: {note}", style="dim") for note in result.notes),
+    ]  # fmt: skip
+    if result.report:
+        lines.append(Text(f"report  {result.report}"))
+    lines.append(Text(f"MLflow  {command(result, 'ui', result.name)}"))
+    if result.status == "interrupted":
+        lines.append(Text(f"go on   {command(result, 'resume', result.search)}"))
+    return lines
+
+
+def _table(*titles: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
+    for title in titles:
+        texts = title in ("candidate", "ending", "feasible if", "not measured", "")
+        table.add_column(title, justify="left" if texts else "right", no_wrap=not texts, overflow="fold")
+    return table
+
+
+def _folded(trial: TrialResult) -> str:
+    """A label in two or three short lines, so that three fit beside each other."""
+    candidate, pruning = trial.candidate, pruning_of(trial.candidate)
+    lines = [f"{candidate.backend} {candidate.quantization.scheme}", "" if pruning == "none" else pruning]
+    lines.append(f"b{candidate.batch_size} t{candidate.runtime.threads}")
+    return "\n".join(line for line in lines if line)
+
+
+def _spread(trial: TrialResult) -> str:
+    return show_interval("latency_ms", trial.latency_ms.ci95) if trial.latency_ms else ""
+
+
+def _rate(trial: TrialResult) -> str:
+    return show_rate(trial.throughput_per_s).removesuffix("/s")
+
+
+def _reasons(trials: Sequence[TrialResult]) -> list[Text]:
+    """Why trials are not feasible, those with the same reason together."""
+    from rich.text import Text
+
+    alike: dict[str, list[int]] = {}
+    for trial in trials:
+        if trial.reason and trial.outcome == "failed":
+            alike.setdefault(trial.reason, []).append(trial.number)
+    again = {trial.number: trial.reproduce for trial in trials}
+    lines = []
+    for reason, numbers in alike.items():
+        lines.append(Text(f"{', '.join(f'#{number}' for number in numbers)}: {reason}", style="red"))
+        if again[numbers[0]]:
+            lines.append(Text(f"    {again[numbers[0]]}", style="dim"))
+    return lines

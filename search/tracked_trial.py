@@ -1,0 +1,158 @@
+"""What MLflow shows of a trial: metrics, parameters, tags and a note. Pure functions over results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from evaluators.candidate import Candidate
+from search.result import SearchResult, TrialResult
+from search.units import show_bytes, show_ms
+from search.wording import ending_of, is_share, show_drop, show_interval, show_rate, show_score, verdict_for
+
+_LONGEST = 5000
+_NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. /]")
+
+
+def metrics_of(trial: TrialResult) -> dict[str, float]:
+    """Return the numbers that were measured, by section: latency, throughput, quality, cost, stage."""
+    latency = trial.latency_ms
+    found: dict[str, float | int | None] = {}
+    if latency is not None:
+        found |= {f"latency/{name}_ms": getattr(latency, name) for name in ("p50", "p90", "p95", "p99")}
+        found |= _bounds("latency", latency.ci95, "_ms")
+    found["throughput/per_s"] = trial.throughput_per_s
+    found["quality/accuracy"] = trial.accuracy
+    found["quality/drop"] = trial.accuracy_drop
+    found |= _bounds("quality/accuracy", trial.accuracy_ci95) | _bounds("quality/drop", trial.accuracy_drop_ci95)
+    found["cost/size_mb"] = None if trial.size_bytes is None else trial.size_bytes / 1e6
+    found["cost/peak_memory_mb"] = None if trial.peak_memory_bytes is None else trial.peak_memory_bytes / 1e6
+    found["cost/parameters"] = trial.parameters
+    found["cost/flops"] = trial.flops
+    found |= {f"violation/{verdict.constraint.metric}": verdict.violation for verdict in trial.verdicts}
+    found |= {f"stage/{name}_s": seconds for name, seconds in trial.stage_seconds.items()}
+    return {_key(name): float(value) for name, value in found.items() if value is not None}
+
+
+def params_of(candidate: Candidate) -> dict[str, str]:
+    """Return the candidate flattened: ``quantization.scheme``, ``pruning.amount``, ``runtime.threads``, …"""
+    flat: dict[str, str] = {}
+    for name, value in candidate.to_json().items():
+        if isinstance(value, dict):
+            flat |= {_key(f"{name}.{knob}"): str(item) for knob, item in value.items()}
+        else:
+            flat[name] = str(value)
+    return flat
+
+
+def tags_of(trial: TrialResult, search_id: str) -> dict[str, str]:
+    """Return every facet that runs are filtered by, the trial itself as ``paretune.trial``: ``search/number``."""
+    candidate = trial.candidate
+    facets: dict[str, Any] = {
+        "search": search_id, "kind": "trial", "trial": f"{search_id}/{trial.number}", "number": trial.number,
+        "outcome": trial.outcome, "ending": ending_of(trial), "source": trial.source,
+        "reason": trial.reason, "gate": trial.gate, "failure_kind": trial.failure_kind,
+        "feasible": str(trial.feasible).lower(), "pareto": str(trial.pareto).lower(),
+        "backend": candidate.backend, "scheme": candidate.quantization.scheme, "structure": candidate.pruning.structure,
+        "target": candidate.target, "batch_size": candidate.batch_size, "candidate": candidate.hash,
+        "answered_by": trial.answered_by, "bundle": trial.bundle,
+    }  # fmt: skip
+    tags = {f"paretune.{name}": clipped(str(value)) for name, value in facets.items() if value is not None}
+    return tags | {"mlflow.note.content": clipped(note_of(trial, search_id))}
+
+
+def note_of(trial: TrialResult, search_id: str) -> str:
+    """Say in Markdown what the trial is, how it ended and why, and how to run it again."""
+    candidate = trial.candidate
+    knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
+    lines = [f"**{trial.label}**: {ending_of(trial)}" + (f" at gate `{trial.gate}`" if trial.gate else "") + "."]
+    if trial.reason:
+        lines.append(f"Why: {trial.reason}")
+    if trial.latency_ms is not None:
+        spread = show_interval("latency_ms", trial.latency_ms.ci95)
+        lines.append(f"Latency p50 {show_ms(trial.latency_ms.p50)}, p95 {show_ms(trial.latency_ms.p95)} "
+                     f"(95 % of the searched percentile: {spread}), {show_rate(trial.throughput_per_s)}.")  # fmt: skip
+    if trial.accuracy is not None:
+        drop = show_drop(trial.accuracy_drop, is_share(trial))
+        lines.append(f"Accuracy {show_score(trial.accuracy)}, drop {drop}, size {show_bytes(trial.size_bytes)}.")
+    if knobs:
+        lines.append("Knobs: " + ", ".join(f"`{name}={value}`" for name, value in knobs.items()))
+    if trial.answered_by:
+        lines.append(f"Not run again: trial {trial.answered_by} had measured the same on this target.")
+    if trial.cached_stages:
+        lines.append(f"Reused from the cache: {', '.join(trial.cached_stages)}.")
+    lines.append(f"Run it again: `{trial.reproduce or f'paretune reproduce {search_id} {trial.number}'}`")
+    return "\n\n".join(lines)
+
+
+def result_metrics(result: SearchResult) -> dict[str, float]:
+    """Return the numbers of the search as a whole."""
+    found: dict[str, float | int | None] = {
+        "search/speedup": result.speedup, "search/speedup_over_float": result.speedup_over_float,
+        "search/elapsed_s": result.elapsed_s, "search/overhead_s": result.overhead.seconds,
+        "search/front": len(result.front),
+    }  # fmt: skip
+    found |= {f"trials/{name}": count for name, count in result.trials.to_json().items()}
+    for name, trial in (("best", result.best), ("baseline", result.baseline), ("best_float", result.best_float)):
+        if trial is not None:
+            found |= {
+                f"{name}/latency_{result.percentile}_ms": trial.latency_at(result.percentile),
+                f"{name}/throughput_per_s": trial.throughput_per_s, f"{name}/accuracy": trial.accuracy,
+                f"{name}/drop": trial.accuracy_drop, f"{name}/size_mb": trial.size_bytes and trial.size_bytes / 1e6,
+            }  # fmt: skip
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def evidence_of(trial: TrialResult, result: SearchResult) -> dict[str, str]:
+    """Return the facts that travel with a model of the front, as tags."""
+    latency = trial.latency_ms
+    facts: dict[str, Any] = {
+        "search": result.search, "trial": f"{result.search}/{trial.number}", "label": trial.label,
+        "target": trial.candidate.target, "backend": trial.candidate.backend, "candidate": trial.candidate.canonical,
+        f"latency_{result.percentile}_ms": trial.latency_at(result.percentile),
+        "latency_ci95_ms": latency and json.dumps(latency.ci95), "throughput_per_s": trial.throughput_per_s,
+        "accuracy": trial.accuracy, "accuracy_drop": trial.accuracy_drop, "scored_by": result.scored_by,
+        "size_bytes": trial.size_bytes,
+    }  # fmt: skip
+    for constraint in result.constraints:
+        if (verdict := verdict_for(trial, constraint)) is not None:
+            facts[f"verdict.{constraint.metric}"] = verdict.status
+    best = result.best is not None and trial.number == result.best.number
+    facts |= {"pareto": "true", "best": str(best).lower()}
+    return {f"paretune.{name}": clipped(str(value)) for name, value in facts.items() if value is not None}
+
+
+def trials_csv(trials: Sequence[TrialResult]) -> str:
+    """Return every trial as one row of a table: number, label, parameters, ending and metrics."""
+    rows = [
+        {"number": trial.number, "label": trial.label, **params_of(trial.candidate), "outcome": trial.outcome,
+         "feasible": trial.feasible, "pareto": trial.pareto, "gate": trial.gate, "failure_kind": trial.failure_kind,
+         "reason": trial.reason, **metrics_of(trial)}
+        for trial in trials
+    ]  # fmt: skip
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["number"]
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def clipped(text: str) -> str:
+    """Shorten a text to what an MLflow tag holds."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _bounds(name: str, interval: tuple[float, float] | None, unit: str = "") -> dict[str, float | int | None]:
+    separator = "_" if "/" in name else "/"
+    low, high = interval or (None, None)
+    return {f"{name}{separator}ci95_low{unit}": low, f"{name}{separator}ci95_high{unit}": high}
+
+
+def _key(name: str) -> str:
+    """Return a name that MLflow accepts as a key: third parties name their knobs and stages as they like."""
+    return _NOT_IN_KEYS.sub("_", name)[:200]

@@ -1,0 +1,240 @@
+"""Tracking: MLflow as a view of the ledger — a parent run per search, a run per trial, a model per bundle of the front.
+
+Everything may be said twice: a search, a trial or a model that is already there is brought up to date, never doubled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluators.errors import InfrastructureError, ParetuneError
+from evaluators.profile import WorkloadProfile
+from evaluators.target import Target
+from search.mlflow_store import ARTIFACTS, mlflow_fails_as, open_client
+from search.result import SearchResult, TrialResult
+from search.spec import SearchSpec
+from search.tracked_model import log_bundle, models_of
+from search.tracked_trial import clipped, metrics_of, params_of, result_metrics, tags_of, trials_csv
+from search.wording import command, headline
+
+_PAGE = 1000
+_ENDINGS = {"feasible": "FINISHED", "infeasible": "FINISHED", "interrupted": "KILLED"}
+
+
+class Tracking:
+    """Writes one search to the MLflow store of a home.
+
+    ``open`` and ``start_search`` come first; they may run in different threads, one after the other.
+    Every method raises InfrastructureError where MLflow fails: nothing here may end a search.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._client: Any = None
+        self._search = ""
+        self._experiment = ""
+        self._parent = ""
+        self._runs: dict[int, str] = {}
+        self._models: dict[int, str] = {}
+
+    def open(self) -> None:
+        """Import MLflow and open its store; takes seconds the first time, so do it while something else runs."""
+        self._client = open_client(self._home)
+
+    def start_search(
+        self, search_id: str, name: str, spec: SearchSpec, profile: WorkloadProfile, target: Target
+    ) -> str:
+        """Return the search's parent run, which is made or, where a search goes on, found and set to running."""
+        with mlflow_fails_as("start the search"):
+            self._search = search_id
+            self._experiment = self._find_experiment(profile.name)
+            self._runs = self._find_runs()
+            found = self._search_runs(f"tags.`paretune.search` = '{search_id}' and tags.`paretune.kind` = 'search'")
+            if found:
+                self._parent = str(found[0].info.run_id)
+                self._opened.update_run(self._parent, status="RUNNING")
+                return self._parent
+            tags = {
+                "paretune.search": search_id, "paretune.kind": "search", "paretune.name": name,
+                "paretune.target": target.name, "paretune.target_fingerprint": target.fingerprint,
+                "paretune.workload": profile.reference, "paretune.workload_fingerprint": profile.fingerprint,
+                "paretune.objective": spec.goal, "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL",
+            }  # fmt: skip
+            run = self._opened.create_run(self._experiment, run_name=name, tags=tags)
+            self._parent = str(run.info.run_id)
+            self._write(self._parent, {}, _flat(spec), {})
+            self._opened.log_text(self._parent, spec.model_dump_json(indent=2), "spec.json")
+            return self._parent
+
+    def log_trial(self, trial: TrialResult) -> str:
+        """Write a finished trial as a run and return its id; a trial that has a run gets what is new."""
+        with mlflow_fails_as(f"log trial {trial.number}"):
+            tags = tags_of(trial, self._search)
+            known = self._runs.get(trial.number)
+            if known is None:
+                started = int((time.time() - sum(trial.stage_seconds.values())) * 1e3)
+                identity = {key: tags[key] for key in ("paretune.search", "paretune.kind", "paretune.trial")}
+                run = self._opened.create_run(
+                    self._experiment, start_time=started, run_name=trial.label,
+                    tags=identity | {"mlflow.parentRunId": self._parent, "mlflow.source.name": "paretune"},
+                )  # fmt: skip
+                known = self._runs[trial.number] = str(run.info.run_id)
+                self._write(known, metrics_of(trial), params_of(trial.candidate), tags, at=started)
+            else:
+                self._update(known, metrics_of(trial), params_of(trial.candidate), tags)
+            self._opened.set_terminated(known, "FAILED" if trial.outcome == "failed" else "FINISHED")
+            return known
+
+    def update_pareto(self, previous: Collection[int], current: Collection[int]) -> None:
+        """Move the tag of the front: only trials that enter or leave it are written."""
+        with mlflow_fails_as("mark the front"):
+            for number in set(previous) ^ set(current):
+                if number in self._runs:
+                    self._opened.set_tag(self._runs[number], "paretune.pareto", str(number in current).lower())
+
+    def finish_search(
+        self,
+        result: SearchResult,
+        trials: Sequence[TrialResult],
+        profile: WorkloadProfile,
+        report: Path | None = None,
+        picture: Path | None = None,
+        example: Path | None = None,
+    ) -> None:
+        """Complete the parent run with the result, its report and plots, and log the models of the front.
+
+        Args:
+            example: an ``.npz`` with an array for each input; its first batch is shown with every model.
+        """
+        with mlflow_fails_as("finish the search"):
+            tags = {
+                "paretune.status": result.status, "paretune.speedup": str(result.speedup),
+                "mlflow.note.content": clipped(_summary(result)),
+            }  # fmt: skip
+            if result.best is not None:
+                tags |= {"paretune.best": str(result.best.number), "paretune.best_label": result.best.label}
+            self._update(self._parent, result_metrics(result), {}, tags)
+            self._attach(result, trials, report, picture)
+            failures = self._log_models(result, example)
+            self._opened.set_terminated(self._parent, _ENDINGS[result.status])
+        if failures:
+            raise InfrastructureError("; ".join(failures))
+
+    @property
+    def run_ids(self) -> dict[int, str]:
+        """The run of every trial that was logged, by number, earlier sessions included."""
+        return dict(self._runs)
+
+    @property
+    def model_ids(self) -> dict[int, str]:
+        """The MLflow model of every trial of the last front that was finished, by number."""
+        return dict(self._models)
+
+    @property
+    def _opened(self) -> Any:
+        if self._client is None:
+            raise InfrastructureError("MLflow is not open; call open() first")
+        return self._client
+
+    def _find_experiment(self, name: str) -> str:
+        known = self._opened.get_experiment_by_name(name)
+        if known is None:
+            folder = "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
+            location = (self._home.resolve() / ARTIFACTS / folder).as_uri()
+            return str(self._opened.create_experiment(name, artifact_location=location))
+        if known.lifecycle_stage == "deleted":
+            self._opened.restore_experiment(known.experiment_id)
+        return str(known.experiment_id)
+
+    def _find_runs(self) -> dict[int, str]:
+        found = self._search_runs(f"tags.`paretune.search` = '{self._search}' and tags.`paretune.kind` = 'trial'")
+        return {int(run.data.tags["paretune.trial"].rpartition("/")[2]): str(run.info.run_id) for run in found}
+
+    def _search_runs(self, condition: str) -> list[Any]:
+        found, token = [], None
+        while True:
+            page = self._opened.search_runs([self._experiment], condition, max_results=_PAGE, page_token=token)
+            found += list(page)
+            token = page.token
+            if not token:
+                return found
+
+    def _update(self, run_id: str, metrics: dict[str, float], params: dict[str, str], tags: dict[str, str]) -> None:
+        """Write only what differs from what the run has: metrics would be doubled and parameters refused."""
+        known = self._opened.get_run(run_id).data
+        fresh = {name: value for name, value in metrics.items() if known.metrics.get(name) != value}
+        missing = {name: value for name, value in params.items() if name not in known.params}
+        moved = {name: value for name, value in tags.items() if known.tags.get(name) != value}
+        if fresh or missing or moved:
+            self._write(run_id, fresh, missing, moved)
+
+    def _write(
+        self,
+        run_id: str,
+        metrics: dict[str, float],
+        params: dict[str, str],
+        tags: dict[str, str],
+        at: int | None = None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        moment = int(time.time() * 1e3) if at is None else at
+        self._opened.log_batch(
+            run_id, metrics=[Metric(name, value, moment, 0) for name, value in metrics.items()],
+            params=[Param(name, clipped(value)) for name, value in params.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )  # fmt: skip
+
+    def _attach(
+        self, result: SearchResult, trials: Sequence[TrialResult], report: Path | None, picture: Path | None
+    ) -> None:
+        from search.plots import pareto_figure
+
+        self._opened.log_text(self._parent, json.dumps(result.to_json(), indent=2), "result.json")
+        self._opened.log_text(self._parent, trials_csv(trials), "trials.csv")
+        self._opened.log_text(self._parent, pareto_figure(result, trials).to_html(), "front.html")
+        for path in (report, picture):
+            if path is not None:
+                self._opened.log_artifact(self._parent, str(path))
+
+    def _log_models(self, result: SearchResult, example: Path | None) -> list[str]:
+        """Log the bundles of the front; return why those failed that did: each stands for itself."""
+        self._models, failures = {}, []
+        for trial in result.front:
+            run_id = self._runs.get(trial.number)
+            if trial.bundle is None or run_id is None:
+                continue
+            try:
+                with mlflow_fails_as(f"log the model of trial {trial.number}"):
+                    model_id = log_bundle(self._opened, self._experiment, run_id, trial, result, example)
+                    self._models[trial.number] = model_id
+            except ParetuneError as error:
+                failures.append(str(error))
+        for model in models_of(self._opened, self._experiment, f"tags.`paretune.search` = '{self._search}'"):
+            if model.model_id not in self._models.values():
+                self._opened.set_logged_model_tags(
+                    model.model_id, {"paretune.pareto": "false", "paretune.best": "false"}
+                )
+        return failures
+
+
+def _flat(spec: SearchSpec) -> dict[str, str]:
+    """The spec as parameters; what was not asked for is left out."""
+    fields = spec.model_dump(mode="json", exclude_none=True)
+    return {
+        name: json.dumps(value) if isinstance(value, list) else str(value) for name, value in fields.items() if value
+    }
+
+
+def _summary(result: SearchResult) -> str:
+    """The note of the parent run: the result in a sentence, the front, and how to see more."""
+    lines = [f"**{headline(result)}**"]
+    if result.front:
+        lines.append("\n".join(f"- #{trial.number} `{trial.label}`" for trial in result.front))
+    lines += [f"- {note}" for note in result.notes]
+    lines.append(f"Report: `{command(result, 'report', result.search)}`")
+    return "\n\n".join(lines)

@@ -1,0 +1,133 @@
+"""What is tried next, and what is best: sampler, proposals, front and baselines."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from evaluators.space import Space, derive_space
+from evaluators.target import probe_target
+from search.front import best_trial, nearest_trials, objective_value, pareto_front
+from search.proposals import Proposer, neighbours
+from search.result import TrialResult
+from search.sampling import Sampler, Told
+from search.spec import SearchSpec
+from search.view import find_baseline, find_best_float, relaxation, speedup
+from tests.search.factories import a_candidate, a_profile, a_spec, a_trial
+
+
+@pytest.fixture
+def space() -> Space:
+    return derive_space(a_profile(), probe_target(), only_backends=["eager"], threads=1)
+
+
+def _measured(number: int, candidate: object, p50: float, accuracy: float, spec: SearchSpec) -> TrialResult:
+    return a_trial(number, candidate, p50=p50, accuracy=accuracy, constraints=spec.constraints)  # type: ignore[arg-type]
+
+
+def test_the_sampler_never_gives_a_known_candidate_and_ends_when_all_are_known(space: Space) -> None:
+    small = derive_space(a_profile(layers={}, widths=()), probe_target(), only_backends=["eager"], batch_sizes=[1],
+                         threads=1)  # fmt: skip
+    sampler, known = Sampler(small, seed=0), {}
+    while (candidate := sampler.ask(known)) is not None:
+        assert candidate.hash not in known
+        known[candidate.hash] = told = Told((1.0, 0.9), {"latency_p95_ms": -0.5, "failed": 0.0})
+        sampler.tell(candidate, told)
+    assert len(known) == small.size
+
+
+def test_the_same_seed_asks_for_the_same_candidates(space: Space) -> None:
+    def sequence(seed: int) -> list[str]:
+        sampler, known = Sampler(space, seed), {}
+        for i in range(15):
+            candidate = sampler.ask(known)
+            assert candidate is not None
+            known[candidate.hash] = Told((float(i % 5), 0.9), {"latency_p95_ms": 0.0})
+            sampler.tell(candidate, known[candidate.hash])
+        return list(known)
+
+    assert sequence(1) == sequence(1)
+    assert sequence(1) != sequence(2)
+
+
+def test_the_sampler_turns_away_from_what_fails(space: Space) -> None:
+    sampler, known = Sampler(space, seed=0), {}
+    for _ in range(40):
+        candidate = sampler.ask(known)
+        assert candidate is not None
+        bad = candidate.pruning.structure == "channel"
+        told = Told(None, {"failed": 1.0}) if bad else Told((1.0, 0.9), {"failed": 0.0})
+        known[candidate.hash] = told
+        sampler.tell(candidate, told)
+    late = []
+    for _ in range(20):
+        candidate = sampler.ask(known)
+        assert candidate is not None
+        late.append(candidate.pruning.structure == "channel")
+        known[candidate.hash] = None
+    share = sum(p.structure == "channel" for p in (c.pruning for c in space.candidates())) / space.size
+    assert sum(late) / len(late) < share
+
+
+def test_neighbours_differ_in_one_choice_and_are_legal(space: Space) -> None:
+    start = space.recipe("eager", "static_int8", 8, structure="channel", amount=0.5, alignment=8, recovery_steps=150)
+    found = neighbours(space, start)
+    assert {"pruning", "batch_size", "channel.amount", "eager.scheme"} <= set(found)
+    assert [c.batch_size for c in found["batch_size"]][:2] in ([4, 16], [16, 4])
+    for name, candidates in found.items():
+        for candidate in candidates:
+            choices = space.choices_of(candidate)
+            kept = {k: v for k, v in space.choices_of(start).items() if k in choices and k != name}
+            assert all(choices[k] == v for k, v in kept.items())
+
+
+def test_baselines_and_recipes_come_first_and_references_last(space: Space) -> None:
+    spec = a_spec(trials=20)
+    proposer = Proposer(space, spec, Sampler(space, 0), 0)
+    first = proposer.next([], {}, 20)
+    assert first is not None and first.source == "baseline" and first.candidate.is_unmodified_float
+    assert not first.gates
+    best = _measured(3, space.recipe("eager", "static_int8", 16), 0.5, 0.92, spec)
+    told = {best.candidate.hash: Told((0.5, 0.92), {})}
+    last = proposer.next([best], told, 1)
+    assert last is not None
+    assert (last.source, last.candidate.batch_size, last.candidate.is_unmodified_float) == ("reference", 16, True)
+
+
+def _brute_force_front(trials: Sequence[TrialResult]) -> set[int]:
+    points = {t.number: (objective_value(t, "latency", "p95"), t.accuracy) for t in trials if t.feasible}
+    return {n for n, (x, y) in points.items()
+            if not any((a <= x and b >= y) and (a < x or b > y) for a, b in points.values())}  # fmt: skip
+
+
+def test_the_front_is_what_nothing_else_beats() -> None:
+    spec = a_spec(latency_budget_ms=100.0, max_accuracy_drop=0.5)
+    values = [(3, 0.9), (2, 0.8), (1, 0.85), (4, 0.91), (5, 0.91), (2.5, 0.86), (1.5, 0.85)]
+    trials = [_measured(i, a_candidate("eager", batch_size=i + 1), p, a, spec) for i, (p, a) in enumerate(values)]
+    front = pareto_front(trials, "latency", "p95")
+    assert {t.number for t in front} == _brute_force_front(trials)
+    assert best_trial(front) is front[0]
+    assert objective_value(front[0], "latency", "p95") == min(objective_value(t, "latency", "p95") for t in trials)
+
+
+def test_infeasible_trials_are_never_on_the_front_and_the_nearest_is_named() -> None:
+    spec = a_spec(latency_budget_ms=0.001)
+    trials = [_measured(i, a_candidate("eager", batch_size=i + 1), 1.0 + i, 0.92, spec) for i in range(3)]
+    assert pareto_front(trials, "latency", "p95") == []
+    nearest = nearest_trials(trials)
+    assert nearest[0].number == 0
+    assert relaxation(nearest[0], spec).limits["latency_p95_ms"] == pytest.approx(nearest[0].latency_at("p95"))
+
+
+def test_baseline_and_best_float_stand_at_the_batch_size_of_the_best() -> None:
+    spec = a_spec(latency_budget_ms=100.0)
+    trials = [
+        _measured(0, a_candidate("eager"), 1.0, 0.923, spec),
+        _measured(1, a_candidate("eager", batch_size=8), 8.0, 0.923, spec),
+        _measured(2, a_candidate("onnxruntime", batch_size=8), 4.0, 0.923, spec),
+        _measured(3, a_candidate("onnxruntime", "static_int8", batch_size=8), 2.0, 0.92, spec),
+    ]
+    best = trials[3]
+    baseline, best_float = find_baseline(trials, best), find_best_float(trials, best, spec)
+    assert (baseline and baseline.number, best_float and best_float.number) == (1, 2)
+    assert speedup(baseline, best, "p50") == pytest.approx(4.0)
+    assert find_baseline(trials, None) == trials[0]
