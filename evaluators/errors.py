@@ -51,3 +51,11 @@ class NotFiniteError(ParetuneError):
 
 class ParityError(ParetuneError):
     """A built bundle does not compute what its model computes."""
+
+
+_ALLOCATION = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "out of memory")
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out; libraries hide it behind many types."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _ALLOCATION)

@@ -41,7 +41,7 @@ class PrepareJob(Frozen):
 
 
 class MeasureJob(Frozen):
-    """Parity, latency and accuracy of a built bundle; with ``gates`` it stops at the first constraint surely violated."""
+    """Parity, latency and accuracy of a built bundle; ``gates`` stop it at the first constraint surely violated."""
 
     job: Literal["measure"] = "measure"
     bundle: str

@@ -59,4 +59,9 @@ class WorkloadProfile(Frozen):
     @property
     def fingerprint(self) -> str:
         """What results of this workload depend on: model, data and metric."""
-        return digest([self.model_digest, dict(sorted(self.data_digests.items())), self.metric_digest])
+        return fingerprint_of(self.model_digest, self.data_digests, self.metric_digest)
+
+
+def fingerprint_of(model_digest: str, data_digests: dict[str, str], metric_digest: str) -> str:
+    """Hash what results of a workload depend on."""
+    return digest([model_digest, dict(sorted(data_digests.items())), metric_digest])

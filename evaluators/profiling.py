@@ -12,11 +12,20 @@ import numpy as np
 
 from evaluators.batching import as_arrays, collated, example_batches
 from evaluators.cache import StageCache
-from evaluators.errors import NotFiniteError, UnsupportedError, WorkloadError
+from evaluators.contract import (
+    HASHED_EXAMPLES,
+    check_metric,
+    check_model,
+    check_overlap,
+    check_scoring,
+    hash_examples,
+    load_splits,
+)
+from evaluators.errors import NotFiniteError, UnsupportedError, WorkloadError, ran_out_of_memory
 from evaluators.frozen import digest
 from evaluators.jobs import JobResult, ProfileJob
-from evaluators.profile import Problem, WorkloadProfile
-from evaluators.scoring import AGREEMENT, metric_name, output_arrays, score
+from evaluators.profile import Problem, WorkloadProfile, fingerprint_of
+from evaluators.scoring import metric_name, output_arrays, score
 from evaluators.stages.clock import StageClock
 from evaluators.stages.prepare import count_flops
 from evaluators.stages.reference import example_file, scores_file
@@ -26,7 +35,6 @@ from evaluators.target import environment, probe_target
 from evaluators.workload import Workload, absolute_reference, load_workload
 
 SCORING_BATCH = 32
-HASHED_EXAMPLES = 20_000
 PROBED_BATCHES = 6
 
 
@@ -43,27 +51,28 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
     with clock.stage("load"):
         workload = load_workload(job.workload)
         model = workload.model()
-        problems = _check_model(workload, model)
+        problems = check_model(workload, model)
         model = build_model(workload)
     with clock.stage("data"):
-        splits = _load_splits(workload, problems)
-        hashes = {name: _hash_examples(split) for name, split in splits.items()}
-        problems += _check_overlap(hashes)
+        splits = load_splits(workload, problems)
+        hashes = {name: hash_examples(split) for name, split in splits.items()}
+        problems += check_overlap(hashes)
     if any(problem.level == "error" for problem in problems):
         return JobResult(problems=tuple(problems))
     with clock.stage("structure"), torch.inference_mode():
         inputs, outputs = _structures(workload, model, splits["validation"])
-        problems += _check_classes(workload, inputs)
+        problems += check_scoring(workload)
     with clock.stage("score"):
         facts = _facts(workload, model, splits, hashes)
         home = Path(job.home)
-        accuracy, per_example = _original_score(workload, model, outputs, home, WorkloadKey(**facts).fingerprint)
+        accuracy, per_example = _original_score(workload, model, outputs, home, fingerprint_of(**facts))
     with clock.stage("export"):
         exportable, dynamic_batch = _exportable(workload, model, inputs, outputs, facts, home)
     if exportable is not None:
-        problems.append(Problem(level="warning", what=exportable, advice="only backends that run the module itself apply"))
+        advice = "only backends that run the module itself apply"
+        problems.append(Problem(level="warning", what=exportable, advice=advice))
     example = next(example_batches(splits["validation"], workload.collate, 1))[0]
-    _keep_example(example_file(home, WorkloadKey(**facts).fingerprint), example)
+    _keep_example(example_file(home, fingerprint_of(**facts)), example)
     profile = WorkloadProfile(
         name=workload.name,
         reference=absolute_reference(job.workload),
@@ -96,100 +105,6 @@ def _keep_example(path: Path, inputs: Any) -> None:
         temporary.replace(path)
 
 
-class WorkloadKey:
-    """The digests that identify a workload, before its profile is complete."""
-
-    def __init__(self, model_digest: str, data_digests: dict[str, str], metric_digest: str) -> None:
-        self.fingerprint = digest([model_digest, dict(sorted(data_digests.items())), metric_digest])
-
-
-def _check_model(workload: Workload, model: Any) -> list[Problem]:
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        raise WorkloadError(f"model() of {workload.name} returned a {type(model).__name__}; it must return an nn.Module")
-    problems = []
-    training = [name or "the model itself" for name, layer in model.named_modules() if layer.training]
-    if training:
-        what = f"model() returned a model in training mode ({training[0]} and {len(training) - 1} more layers)"
-        problems.append(Problem(level="error", what=what, advice="return model.eval()"))
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            count = int((~torch.isfinite(tensor)).sum())
-            what = f"weight {name!r} holds {count} NaN or infinite values of {tensor.numel()}"
-            problems.append(Problem(level="error", what=what, advice="check the file that the weights come from"))
-            break
-    return problems
-
-
-def _load_splits(workload: Workload, problems: list[Problem]) -> dict[str, Any]:
-    """Load every split that the workload has, checking that each is a map-style dataset of ``(inputs, target)``."""
-    factories = {"calibration": workload.calibration, "validation": workload.validation,
-                 "test": workload.test, "train": workload.train}  # fmt: skip
-    splits = {}
-    for name, factory in factories.items():
-        if factory is None:
-            continue
-        dataset = factory()
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            kind = type(dataset).__name__
-            what = f"{name}() returned a {kind} without length or indexing"
-            problems.append(Problem(level="error", what=what, advice="return a map-style Dataset"))
-        elif len(dataset) == 0:
-            problems.append(Problem(level="error", what=f"the {name} split is empty", advice="check its path and filter"))
-        elif (odd := _odd_example(dataset[0])) is not None:
-            what = f"the first example of {name} is {odd}"
-            problems.append(Problem(level="error", what=what, advice="a dataset yields (inputs, target)"))
-        splits[name] = dataset
-    return splits
-
-
-def _odd_example(example: Any) -> str | None:
-    if not isinstance(example, tuple | list) or len(example) != 2:
-        return f"a {type(example).__name__}, not a pair (inputs, target)"
-    try:
-        flatten(example[0], "input")
-    except WorkloadError as error:
-        return str(error)
-    return None
-
-
-def _hash_examples(dataset: Any) -> list[str]:
-    """Return a hash of the inputs of each example, of at most 20,000 spread evenly."""
-    total = len(dataset) if hasattr(dataset, "__len__") else 0
-    step = max(1, total // HASHED_EXAMPLES)
-    hashes = []
-    for i in range(0, total, step):
-        try:
-            _, named = flatten(dataset[i][0], "input")
-        except (WorkloadError, TypeError, IndexError):
-            return []
-        state = hashlib.sha256()
-        for name, tensor in named.items():
-            state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            state.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-        hashes.append(state.hexdigest())
-    return hashes
-
-
-def _check_overlap(hashes: dict[str, list[str]]) -> list[Problem]:
-    """What is scored on must not have been trained or calibrated on."""
-    problems = []
-    for seen in ("calibration", "train", "validation"):
-        for scored in ("validation", "test"):
-            if seen == scored or seen not in hashes or scored not in hashes:
-                continue
-            common = len(set(hashes[seen]) & set(hashes[scored]))
-            if common == 0:
-                continue
-            share = common / max(1, len(set(hashes[scored])))
-            what = f"{common} examples of {seen} are in {scored} as well ({share:.1%} of it)"
-            level = "warning" if seen == "train" and share < 0.01 else "error"
-            advice = "splits must be disjoint, or the scores flatter the result"
-            problems.append(Problem.model_validate({"level": level, "what": what, "advice": advice}))
-    return problems
-
-
 def _structures(workload: Workload, model: Any, dataset: Any) -> tuple[Structure, Structure]:
     """Learn the named tensors of a batch, and which of their axes vary, from real batches of two."""
     seen_inputs: list[dict[str, Any]] = []
@@ -202,9 +117,12 @@ def _structures(workload: Workload, model: Any, dataset: Any) -> tuple[Structure
         try:
             raw = call(model, inputs)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+            if ran_out_of_memory(error):
+                raise
             shapes = {name: tuple(tensor.shape) for name, tensor in flatten(inputs, "input")[1].items()}
-            raise WorkloadError(f"the model cannot take a batch of its own validation data, {shapes}: {error}") from error
-        input_style, named_inputs = flatten(inputs, "input")
+            what = f"the model cannot take a batch of its own validation data, {shapes}"
+            raise WorkloadError(f"{what}: {error}") from error
+        input_style, _ = flatten(inputs, "input")
         output_style, named_outputs = flatten(raw, "output")
         for name, tensor in named_outputs.items():
             if tensor.ndim == 0 or tensor.shape[0] != 2:
@@ -215,7 +133,7 @@ def _structures(workload: Workload, model: Any, dataset: Any) -> tuple[Structure
             if not np.isfinite(array).all():
                 raise NotFiniteError(f"the original model's {name} is NaN or infinite on validation data")
         if k == 0:
-            _check_metric(workload, raw, targets)
+            check_metric(workload, raw, targets)
         styles = (input_style, output_style)
         seen_inputs.append(as_arrays(inputs))
         seen_outputs.append(named_outputs)
@@ -227,37 +145,18 @@ def _structure(style: str, seen: Sequence[dict[str, Any]]) -> Structure:
     for name in seen[0]:
         shapes = [tuple(batch[name].shape) for batch in seen]
         if len({len(shape) for shape in shapes}) > 1:
-            raise WorkloadError(f"{name} has {shapes[0]} in one batch and {shapes[-1]} in another: axes must not come and go")
+            what = f"{name} has shape {shapes[0]} in one batch and {shapes[-1]} in another"
+            raise WorkloadError(f"{what}: axes must not come and go")
         axes = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True)]
         dtype = str(seen[0][name].dtype).removeprefix("torch.")
         tensors.append(TensorSpec(name=name, dtype=dtype, shape=(None, *axes[1:])))
     return Structure.model_validate({"style": style, "tensors": tuple(tensors)})
 
 
-def _check_metric(workload: Workload, raw: Any, targets: Any) -> None:
-    outputs = output_arrays(raw)
-    style, named = flatten(raw, "output")
-    specs = tuple(TensorSpec(name=n, dtype="float32", shape=(None,)) for n in named)
-    structure = Structure.model_validate({"style": style, "tensors": specs})
-    try:
-        score(workload, structure, [(outputs, targets, 2)])
-    except (WorkloadError, NotFiniteError):
-        raise
-    except Exception as error:
-        raise WorkloadError(f"the metric failed on a batch of 2: {type(error).__name__}: {error}") from error
-
-
-def _check_classes(workload: Workload, inputs: Structure) -> list[Problem]:
-    if workload.metric is None:
-        what = "there is no metric: accuracy means agreement with the original model"
-        return [Problem(level="warning", what=what, advice="give Workload(metric=…) to score on the task itself")]
-    return []
-
-
 def _original_score(
     workload: Workload, model: Any, outputs: Structure, home: Path, fingerprint: str
 ) -> tuple[float, bool]:
-    """Score the original model on validation, once per fingerprint; per-example scores are kept for paired comparison."""
+    """Score the original model on validation, once per fingerprint; per-example scores are kept for comparison."""
     import torch
 
     if workload.metric is None:
@@ -329,7 +228,8 @@ def _targets_digest(dataset: Any) -> str:
     state = hashlib.sha256()
     for i in range(0, len(dataset), step):
         target = dataset[i][1]
-        state.update(np.ascontiguousarray(target.numpy()).tobytes() if hasattr(target, "numpy") else repr(target).encode())
+        tensor = hasattr(target, "numpy")
+        state.update(np.ascontiguousarray(target.numpy()).tobytes() if tensor else repr(target).encode())
     return state.hexdigest()
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
-from evaluators.errors import IntegrityError, NotFiniteError, ParityError, UnsupportedError, WorkloadError
+from evaluators.errors import (
+    IntegrityError,
+    NotFiniteError,
+    ParityError,
+    UnsupportedError,
+    WorkloadError,
+    ran_out_of_memory,
+)
 from evaluators.jobs import Job, JobResult, MeasureJob, PrepareJob
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.profile import Problem
 from evaluators.stages.clock import StageClock
 
 _KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
-    (MemoryError, FailureKind.OUT_OF_MEMORY),
     (NotFiniteError, FailureKind.NOT_FINITE),
     (ParityError, FailureKind.PARITY),
     (UnsupportedError, FailureKind.UNSUPPORTED),
 )
-
-_ALLOCATION = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "out of memory")
-
 
 def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
     """Run ``job``; what goes wrong inside it comes back as a typed failed outcome.
@@ -48,8 +51,8 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
 
 
 def kind_of(error: BaseException) -> FailureKind:
-    """Type an exception; running out of memory hides behind many of them."""
-    if any(text in str(error) for text in _ALLOCATION):
+    """Type an exception."""
+    if ran_out_of_memory(error):
         return FailureKind.OUT_OF_MEMORY
     return next((kind for type_, kind in _KINDS if isinstance(error, type_)), FailureKind.ERROR)
 

@@ -40,6 +40,7 @@ class Space:
 
     Attributes:
         schemes: the quantizers by backend and scheme, in the order in which they are offered.
+        recipes: which of them a practitioner would try first, by backend.
         knobs: the parameters of each (backend, scheme).
         options: the runtime options of each backend.
         pruners: the pruners by structure; ``pruner_knobs`` their parameters.
@@ -47,6 +48,7 @@ class Space:
 
     target: Target
     schemes: dict[str, tuple[str, ...]]
+    recipes: dict[str, tuple[str, ...]]
     knobs: dict[tuple[str, str], tuple[Parameter, ...]]
     options: dict[str, tuple[Parameter, ...]]
     amounts: dict[str, Number]
@@ -102,35 +104,42 @@ class Space:
             )
         return choices
 
-    def recipe(self, backend: str, scheme: str, batch_size: int, threads: int | None = None, **pruning: Any) -> Candidate:
+    def recipe(
+        self, backend: str, scheme: str, batch_size: int, threads: int | None = None, **pruning: Any
+    ) -> Candidate:
         """Return the known-good candidate of a backend and scheme: every knob at its default."""
+        return self._recipe(backend, scheme, batch_size, threads, defaults(self.options[backend]), **pruning)
+
+    def as_written(self, backend: str, batch_size: int, threads: int | None = None) -> Candidate:
+        """Return the user's own fp32 model on ``backend``, run as the user wrote it."""
+        options = defaults(self.options[backend])
+        plain = {name: value for name, value in registry.backend(backend).as_written.items() if name in options}
+        return self._recipe(backend, "fp32", batch_size, threads, options | plain)
+
+    def _recipe(
+        self, backend: str, scheme: str, batch_size: int, threads: int | None, options: dict[str, Any], **pruning: Any
+    ) -> Candidate:
         return Candidate(
             target=self.target.name,
             backend=backend,
             quantization=Quantization(scheme=scheme, **defaults(self.knobs[backend, scheme])),
             pruning=Pruning(**pruning),
             batch_size=batch_size,
-            runtime=Runtime(threads=threads or self.threads[0], **defaults(self.options[backend])),
+            runtime=Runtime(threads=threads or self.threads[0], **options),
         )
 
     def candidates(self) -> Iterator[Candidate]:
         """Yield every candidate of the space once, depth first."""
-        prefix: list[int] = []
+        path: list[tuple[int, int]] = []
         while True:
-            path: list[tuple[int, int]] = []
-
-            def choose(_: str, parameter: Parameter) -> Scalar:
-                depth = len(path)  # noqa: B023
-                position = prefix[depth] if depth < len(prefix) else 0
-                path.append((position, len(parameter.values)))  # noqa: B023
-                return parameter.values[position]
-
-            yield self.walk(choose)
+            walk = _Walk([position for position, _ in path])
+            yield self.walk(walk.choose)
+            path = walk.path
             while path and path[-1][0] + 1 == path[-1][1]:
                 path.pop()
             if not path:
                 return
-            prefix = [position for position, _ in path[:-1]] + [path[-1][0] + 1]
+            path[-1] = (path[-1][0] + 1, path[-1][1])
 
     @property
     def size(self) -> int:
@@ -159,6 +168,20 @@ class Space:
         return found
 
 
+class _Walk:
+    """A chooser that follows given positions and then takes first values, noting (position, count) of each choice."""
+
+    def __init__(self, prefix: Sequence[int]) -> None:
+        self._prefix = prefix
+        self.path: list[tuple[int, int]] = []
+
+    def choose(self, _: str, parameter: Parameter) -> Scalar:
+        depth = len(self.path)
+        position = self._prefix[depth] if depth < len(self._prefix) else 0
+        self.path.append((position, len(parameter.values)))
+        return parameter.values[position]
+
+
 def derive_space(
     profile: WorkloadProfile,
     target: Target,
@@ -174,6 +197,7 @@ def derive_space(
     """
     exclusions = [Exclusion(what=name, why=why) for name, why in registry.broken().items()]
     schemes: dict[str, tuple[str, ...]] = {}
+    recipes: dict[str, tuple[str, ...]] = {}
     knobs: dict[tuple[str, str], tuple[Parameter, ...]] = {}
     options: dict[str, tuple[Parameter, ...]] = {}
     for name in only_backends:
@@ -191,6 +215,7 @@ def derive_space(
             exclusions.append(Exclusion(what=name, why="no scheme is left"))
             continue
         schemes[name] = tuple(legal)
+        recipes[name] = tuple(scheme for scheme, item in legal.items() if item.known_good(profile, target))
         options[name] = backend.options_for(profile, target)
         knobs |= {(name, scheme): quantizer.parameters_for(profile, target) for scheme, quantizer in legal.items()}
     if not schemes:
@@ -199,6 +224,7 @@ def derive_space(
     return Space(
         target=target,
         schemes=schemes,
+        recipes=recipes,
         knobs=knobs,
         options=options,
         amounts={structure: pruner.amount for structure, pruner in pruners.items()},

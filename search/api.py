@@ -77,6 +77,7 @@ class StatusReport(Frozen):
     search: str
     name: str
     workload: str
+    spec: SearchSpec
     status: str
     created_at: float
     elapsed_s: float
@@ -241,6 +242,18 @@ def reproduce(reference: str, number: int, home: Path) -> TrialResult:
 
 
 
+def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = "127.0.0.1") -> tuple[list[str], str]:
+    """Return the command that serves the MLflow UI on ``home``, and the address that shows a search in it."""
+    from search import browse
+
+    if reference is None:
+        return browse.ui_command(home, None, None, port, host)
+    with _ledger(home) as ledger:
+        record = ledger.search(reference)
+    experiment = record.profile.name if record.profile else None
+    return browse.ui_command(home, experiment, record.id, port, host)
+
+
 def _coordinate(ledger: Ledger, home: Path, record: SearchRecord, progress: Progress | None) -> SearchResult:
     from search.coordinator import Coordinator
 
@@ -255,7 +268,7 @@ def _status(ledger: Ledger, record: SearchRecord, home: Path) -> StatusReport:
     else:
         view = search_result(record, spec, found, probe_target().name, home, interrupted=True)
     return StatusReport(
-        search=record.id, name=record.name, workload=record.workload, status=record.status,
+        search=record.id, name=record.name, workload=record.workload, spec=spec, status=record.status,
         created_at=record.created_at, elapsed_s=record.elapsed_s, trials_wanted=spec.trials, result=view,
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ def objective_value(trial: TrialResult, objective: str, percentile: str) -> floa
 
 
 def pareto_front(trials: Iterable[TrialResult], objective: str, percentile: str) -> list[TrialResult]:
-    """Return the feasible trials that no other feasible trial beats in both accuracy and objective, best objective first."""
+    """Return the feasible trials that no other one beats in both accuracy and objective, best objective first."""
     ranked = sorted(
         ((objective_value(trial, objective, percentile), -(trial.accuracy or 0.0), trial.number, trial)
          for trial in trials if trial.feasible and trial.accuracy is not None

@@ -46,7 +46,7 @@ def pareto_png(result: SearchResult, trials: Sequence[TrialResult], path: Path) 
     lower = figure.add_subplot(grid[1], sharex=upper)
     _Picture(result, scene, axis, upper, lower).draw()
     figure.text(
-        0.012, 0.955, f"{result.workload} on {', '.join(result.targets)}", fontsize=19, fontweight="bold", color=INK
+        0.012, 0.955, f"{result.name} on {', '.join(result.targets)}", fontsize=19, fontweight="bold", color=INK
     )
     figure.text(0.012, 0.918, _folded(headline(result)), fontsize=13.5, color=INK, va="center")
     figure.savefig(path)

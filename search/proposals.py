@@ -14,11 +14,12 @@ from search.front import best_trial, nearest_trials, pareto_front
 from search.result import TrialResult
 from search.sampling import Sampler, Told
 from search.spec import SearchSpec
+from workers.records import TrialSource
 
 ASSUMED_SPEEDUP = 4
 """How much faster than eager fp32 a good candidate may be, for guessing the batch size that fills the budget."""
 
-RECIPES = ("fp32", "static_int8", "dynamic_int8")
+FLOAT = "fp32"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Proposal:
     """A candidate, who proposed it, and whether gates may stop it early."""
 
     candidate: Candidate
-    source: str
+    source: TrialSource
     gates: bool = True
 
 
@@ -62,8 +63,8 @@ class Proposer:
             return []
         batch_size, threads = best.candidate.batch_size, best.candidate.runtime.threads
         return [
-            Proposal(self._space.recipe(backend, "fp32", batch_size, threads), "reference", gates=False)
-            for backend, schemes in self._space.schemes.items() if "fp32" in schemes
+            Proposal(self._space.as_written(backend, batch_size, threads), "reference", gates=False)
+            for backend, schemes in self._space.schemes.items() if FLOAT in schemes
         ]  # fmt: skip
 
     def _opening(self, trials: Sequence[TrialResult]) -> Iterator[Proposal]:
@@ -71,14 +72,14 @@ class Proposer:
         space = self._space
         smallest = min(space.batch_sizes)
         if "eager" in space.schemes:
-            yield Proposal(space.recipe("eager", "fp32", smallest), "baseline", gates=False)
+            yield Proposal(space.as_written("eager", smallest), "baseline", gates=False)
         batch_size = self._filling_batch(trials)
-        for scheme in RECIPES:
-            for backend, schemes in space.schemes.items():
-                if scheme not in schemes:
-                    continue
-                source, gates = ("baseline", False) if scheme == "fp32" else ("recipe", True)
-                yield Proposal(space.recipe(backend, scheme, batch_size), source, gates)
+        for backend, schemes in space.schemes.items():
+            if FLOAT in schemes:
+                yield Proposal(space.as_written(backend, batch_size), "baseline", gates=False)
+        for backend, schemes in space.recipes.items():
+            yield from (Proposal(space.recipe(backend, scheme, batch_size), "recipe")
+                        for scheme in schemes if scheme != FLOAT)  # fmt: skip
 
     def _filling_batch(self, trials: Sequence[TrialResult]) -> int:
         """Guess the batch size that fills the latency budget, from the baseline at the smallest one."""

@@ -86,6 +86,7 @@ def _facts(
     endings = {trial.number: ending_of(trial) for trial in trials}
     return {
         "result": result,
+        "title": profile.name if profile else result.name,
         "headline": headline(result),
         "facts": _summary(result),
         "cards": _cards(result),

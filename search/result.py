@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
 from evaluators.outcome import Constraint, Interval, Outcome, Verdict
@@ -45,7 +47,7 @@ class TrialResult(Frozen):
     parameters: int | None = None
     flops: int | None = None
     verdicts: tuple[Verdict, ...] = ()
-    stage_seconds: dict[str, float] = {}
+    stage_seconds: dict[str, float] = Field(default_factory=dict)
     cached_stages: tuple[str, ...] = ()
     answered_by: str | None = None
     bundle: str | None = None
@@ -61,7 +63,7 @@ class TrialResult(Frozen):
 
 
 class TrialCounts(Frozen):
-    """How many trials ended how. ``cached`` were answered from an earlier search; the others add up with it to total."""
+    """How many trials ended how; ``cached`` were answered from an earlier search. All of them add up to total."""
 
     total: int
     measured: int

@@ -1,7 +1,7 @@
 """Sampler: Optuna behind an adapter of ours — candidates in and out, its version-sensitive calls in one file.
 
 The study lives in memory and is rebuilt from the ledger: constraints are told as normalized violations under the same
-keys in the same order for every trial; what failed for a reason of its own is told as pruned, so that it is learnt from.
+keys in the same order for every trial; what failed for a reason of its own is told as pruned, and is learnt from.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from evaluators.candidate import Candidate, Scalar
@@ -17,7 +18,7 @@ from evaluators.space import Space
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial
+    from optuna.trial import Trial, TrialState
 
 ASKS_PER_CANDIDATE = 10
 RANDOM_TRIES = 200
@@ -25,7 +26,7 @@ SMALL_SPACE = 20_000
 
 
 class Told:
-    """What the sampler is told of one candidate: objective values, or None where it was not measured, and violations."""
+    """What the sampler is told of a candidate: objective values, or None where it was not measured, and violations."""
 
     def __init__(self, values: tuple[float, float] | None, violations: Mapping[str, float]) -> None:
         self.values = values
@@ -59,7 +60,7 @@ class Sampler:
         """
         for _ in range(ASKS_PER_CANDIDATE):
             trial = self._study.ask()
-            candidate = self._space.walk(lambda name, parameter, trial=trial: _suggest(trial, name, parameter))
+            candidate = self._space.walk(partial(_suggest, trial))
             if candidate.hash not in known:
                 self._running[candidate.hash] = trial
                 return candidate
@@ -110,7 +111,7 @@ class Sampler:
             self._study.tell(trial, told.values)
 
 
-def _state(name: str) -> object:
+def _state(name: str) -> TrialState:
     from optuna.trial import TrialState
 
     return TrialState[name]
@@ -121,7 +122,7 @@ def _is_ordered(values: Sequence[Scalar]) -> bool:
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
-    """Numbers keep their scale; ordered choices become positions, so that a model sees that 16 lies between 8 and 32."""
+    """Numbers keep their scale; ordered choices become positions, so that 16 lies between 8 and 32."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(parameter, Number):

@@ -143,7 +143,7 @@ class TrialLoop:
         return answer is not None and ledger.answer_trial(record.id, record.attempt, answer, known.id)
 
     def _rejudged(self, outcome: Outcome, gates: bool) -> Outcome | None:
-        """Return an earlier outcome under this search's limits, or None where it stopped before they could be judged."""
+        """Return an earlier outcome under this search's limits, or None where it does not say enough about them."""
         if outcome.bundle is None or not Path(outcome.bundle).is_dir():
             return None
         verdicts = judge_all(self._session.spec.constraints, outcome.evidence)

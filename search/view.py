@@ -63,7 +63,7 @@ def search_result(
 
 
 def find_baseline(trials: Sequence[TrialResult], best: TrialResult | None) -> TrialResult | None:
-    """Return eager fp32 at the batch size and threads of ``best``, as the user wrote it; at batch size 1 without a best.
+    """Return eager fp32 as the user wrote it, at the batch size and threads of ``best``; at batch size 1 without one.
 
     Where that one is missing, the one at another number of threads stands in.
     """

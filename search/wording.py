@@ -8,11 +8,11 @@ from pathlib import Path
 
 from evaluators.candidate import Candidate
 from evaluators.outcome import Constraint, Interval, Verdict
+from search.home import home_folder
 from search.result import SearchResult, TrialResult
 from search.units import show_bytes, show_ms
 
 NOTHING = "–"
-DEFAULT_HOME = ".paretune"
 
 
 def show_score(value: float | None, digits: int = 2) -> str:
@@ -145,7 +145,7 @@ def headline(result: SearchResult) -> str:
 def command(result: SearchResult, verb: str, *arguments: str) -> str:
     """Write the command line that does ``verb`` to this search, ``--home`` included where it is not the default."""
     words = ["paretune", verb, *arguments]
-    if Path(result.home).resolve() != Path(DEFAULT_HOME).resolve():
+    if Path(result.home).resolve() != home_folder():
         words += ["--home", result.home]
     return shlex.join(words)
 

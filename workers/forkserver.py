@@ -22,30 +22,41 @@ from workers.warden import fork_job, guard
 
 PRELOADED = ("numpy", "torch", "safetensors.torch", "evaluators.jobs")
 
+PRELOADED_LATER = ("torch._dynamo", "torch._inductor.compile_fx")
+"""What many jobs need and the first one, which reads the workload, does not: loaded while that one runs."""
+
 
 def main(descriptor: int) -> None:
     """Import what jobs need, then serve until the other side closes."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control = socket.socket(fileno=descriptor)
-    for module in PRELOADED:
+    # Inductor reads it when it is imported; a pool of compilers would be threads that no fork survives.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    _load(PRELOADED)
+    if _serve_one(control):
+        _load(PRELOADED_LATER)
+        while _serve_one(control):
+            pass
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    for module in modules:
         importlib.import_module(module)
     # Objects made so far are never collected, so that the children's collector leaves their pages shared.
     gc.collect()
     gc.freeze()
-    _serve(control)
 
 
-def _serve(control: socket.socket) -> None:
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-        if not message:
-            return
-        for descriptor in descriptors:
-            _note_threads()
-            if os.fork() == 0:
-                control.close()
-                _become_a_warden(descriptor)
-            os.close(descriptor)
+def _serve_one(control: socket.socket) -> bool:
+    """Fork the next warden that is asked for; False once nobody can ask any more."""
+    message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+    for descriptor in descriptors:
+        _note_threads()
+        if os.fork() == 0:
+            control.close()
+            _become_a_warden(descriptor)
+        os.close(descriptor)
+    return bool(message)
 
 
 def _become_a_warden(descriptor: int) -> None:

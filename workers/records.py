@@ -38,8 +38,8 @@ class TrialRecord(Frozen):
     """One candidate under test in one search; ``id`` is ``search id/number``.
 
     A trial that is measured again keeps its earlier outcome until the new one replaces it.
-    Times are seconds since the epoch; ``answered_by`` is the id of the trial whose outcome answers this one; ``view_id``
-    is what the place where people browse calls it.
+    Times are seconds since the epoch; ``answered_by`` is the id of the trial whose outcome answers this one;
+    ``view_id`` is what the place where people browse calls it.
     """
 
     id: str

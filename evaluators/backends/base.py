@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from evaluators.bundle import Manifest
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Scalar
 from evaluators.parameters import Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.source import SourceModel
@@ -41,6 +42,7 @@ class Backend(ABC):
         requires: distributions that must be installed.
         extra: the extra of ``pip install 'paretune[extra]'`` that brings them.
         options: runtime options besides ``threads``, each a dimension of the space; applied by ``load``.
+        as_written: values of options that run the user's module just as the user wrote it.
         threads_at_build: whether ``build`` bakes the number of threads into the bundle.
     """
 
@@ -48,6 +50,7 @@ class Backend(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     options: ClassVar[tuple[Parameter, ...]] = ()
+    as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({})
     threads_at_build: ClassVar[bool] = False
 
     def unusable(self, target: Target) -> str | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.bundle import Manifest
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Scalar
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.torch_recipe import FILES, apply_recipe, read_recipe
@@ -29,6 +31,8 @@ class Eager(Backend):
     options: ClassVar[tuple[Parameter, ...]] = (
         Choice("channels_last", (True, False), True, "images with their channels innermost, as convolutions like them"),
     )
+
+    as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({"channels_last": False})
 
     def options_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         images = any(len(tensor.shape) == 4 for tensor in profile.inputs.tensors)

@@ -39,7 +39,7 @@ class Unstructured(Pruner):
             raise UnsupportedError("there is no convolution or linear weight to prune")
         prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=amount)
         for layer, name in pairs:
-            prune.remove(layer, name)
+            prune.remove(layer, name)  # type: ignore[no-untyped-call]
         zeros = sum(int((layer.weight == 0).sum()) for layer, _ in pairs)
         total = sum(layer.weight.numel() for layer, _ in pairs)
         return {"structure": self.structure, "zeros": zeros, "weights": total}

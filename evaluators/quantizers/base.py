@@ -46,6 +46,10 @@ class Quantizer(ABC):
         """Return the knobs that make a difference to this model on ``target``."""
         return self.parameters
 
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        """Whether a practitioner would try this scheme first for such a model; then it comes before the sampler."""
+        return True
+
     @abstractmethod
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         """Write the quantized model into ``folder``, in the form that its backends build from.

@@ -40,6 +40,10 @@ class InductorBfloat16(Quantizer):
     backends: ClassVar[tuple[str, ...]] = _BACKENDS
     needs: ClassVar[tuple[str, ...]] = BFLOAT16
 
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        """Without matrix units for it, bfloat16 is slower than fp32 on most processors."""
+        return target.has("amx_bf16")
+
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import torch
 

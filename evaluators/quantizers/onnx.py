@@ -54,6 +54,10 @@ class OnnxDynamicInt8(Quantizer):
         _REDUCE_RANGE,
     )
 
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        """Between convolutions there is little to quantize, and scales found anew for each call cost time."""
+        return not convolutional(profile)
+
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         per_channel, weight_type, reduce_range = self.parameters
         if convolutional(profile) and isinstance(weight_type, Choice):

@@ -12,11 +12,12 @@ from evaluators.candidate import Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
+from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.traits import BFLOAT16, saturates, transformer
 from evaluators.source import SourceModel
 from evaluators.stages.export import positional
-from evaluators.target import probe_target
+from evaluators.target import Target, probe_target
 
 MODEL = "model.xml"
 _BACKENDS = ("openvino",)
@@ -38,6 +39,10 @@ class OpenVinoBfloat16(OpenVinoFloat32):
 
     scheme: ClassVar[str] = "bf16"
     needs: ClassVar[tuple[str, ...]] = BFLOAT16
+
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        """Without matrix units for it, bfloat16 is slower than fp32 on most processors."""
+        return target.has("amx_bf16")
 
 
 class OpenVinoStaticInt8(Quantizer):

@@ -25,6 +25,10 @@ class EagerDynamicInt8(Quantizer):
     scheme: ClassVar[str] = "dynamic_int8"
     backends: ClassVar[tuple[str, ...]] = ("eager",)
 
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        """Between convolutions there is little to quantize, and scales found anew for each call cost time."""
+        return not convolutional(profile)
+
     def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
         if not linear_or_recurrent(profile):
             return "torch quantizes Linear, LSTM and GRU layers dynamically, and the model has none"

@@ -14,7 +14,9 @@ FLOAT_SQNR_DB = 30.0
 
 
 
-def compare(found: Sequence[Sequence[np.ndarray]], wanted: Sequence[Sequence[np.ndarray]], examples: int) -> ParityEvidence:
+def compare(
+    found: Sequence[Sequence[np.ndarray]], wanted: Sequence[Sequence[np.ndarray]], examples: int
+) -> ParityEvidence:
     """Compare outputs batch by batch; each batch is a list of arrays.
 
     Raises:
@@ -54,7 +56,8 @@ def check_float(parity: ParityEvidence) -> None:
     """
     if parity.sqnr_db < FLOAT_SQNR_DB:
         raise ParityError(
-            f"the unmodified fp32 bundle differs from the model: {parity.sqnr_db:.0f} dB, at least {FLOAT_SQNR_DB:.0f} wanted"
+            f"the unmodified fp32 bundle differs from the model: {parity.sqnr_db:.0f} dB, "
+            f"at least {FLOAT_SQNR_DB:.0f} wanted"
         )
 
 

@@ -15,7 +15,7 @@ from evaluators.cache import ENTRY, Entry, StageCache
 from evaluators.candidate import Candidate
 from evaluators.errors import UnsupportedError
 from evaluators.frozen import digest
-from evaluators.jobs import PrepareJob, Prepared
+from evaluators.jobs import Prepared, PrepareJob
 from evaluators.profile import WorkloadProfile
 from evaluators.registry import backend as find_backend
 from evaluators.registry import pruners, quantizers
@@ -78,7 +78,8 @@ def _pruned(
         save_model(module, sizes, plan, folder)
 
     recipe = [pruning.structure, pruning.amount, pruning.knobs]
-    key = digest(["prune", profile.model_digest, profile.data_digests["calibration"], recipe, _versions("torch-pruning")])
+    data = profile.data_digests["calibration"]
+    key = digest(["prune", profile.model_digest, data, recipe, _versions("torch-pruning")])
     return _noted(cache.get_or_make(key, make), "prune", clock)
 
 
@@ -100,7 +101,8 @@ def _recovered(
         save_model(student, layer_sizes(teacher), plan, folder)
 
     data = profile.data_digests.get("train", profile.data_digests["calibration"])
-    key = digest(["recover", pruned.digest, profile.model_digest, profile.metric_digest, data, steps, seed, _versions()])
+    teacher_and_loss = [profile.model_digest, profile.metric_digest]
+    key = digest(["recover", pruned.digest, teacher_and_loss, data, steps, seed, _versions()])
     return _noted(cache.get_or_make(key, make), "recover", clock)
 
 

@@ -50,7 +50,7 @@ def distil(student: Any, teacher: Any, workload: Workload, steps: int, seed: int
         if not torch.isfinite(loss):
             raise NotFiniteError(f"recovery diverged: the loss became {float(loss)}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -88,7 +88,7 @@ def _distance(found: Any, wanted: Any) -> Any:
 def _is_sparse(module: Any) -> bool:
     weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return zeros > 0.01 * sum(weight.numel() for weight in weights)
+    return bool(zeros > 0.01 * sum(weight.numel() for weight in weights))
 
 
 def _masks(module: Any) -> dict[Any, Any]:

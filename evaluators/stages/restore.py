@@ -31,7 +31,8 @@ def build_model(workload: Workload) -> Any:
 
     model = workload.model()
     if not isinstance(model, torch.nn.Module):
-        raise WorkloadError(f"model() of {workload.name} returned a {type(model).__name__}; it must return an nn.Module")
+        kind = type(model).__name__
+        raise WorkloadError(f"model() of {workload.name} returned a {kind}; it must return an nn.Module")
     return model.eval().requires_grad_(False)
 
 
@@ -100,7 +101,7 @@ def restore_module(workload: Workload, folder: Path) -> Any:
         elif leaf in layer._buffers:
             layer._buffers[leaf] = tensor
         else:
-            raise UnsupportedError(f"stored tensor {name!r} is neither a parameter nor a buffer of the workload's model")
+            raise UnsupportedError(f"stored tensor {name!r} is neither a parameter nor a buffer of the model")
     return module.eval()
 
 

@@ -111,7 +111,7 @@ def test_a_trial_runs_again_in_the_foreground(tiny_search: Finished) -> None:
     number = str(tiny_search.result["best"]["number"])
     again = paretune("reproduce", "tiny", number, "--home", str(tiny_search.home), "--json")
     assert again.code == 0, again.stderr
-    assert again.json["accuracy"] == tiny_search.result["best"]["accuracy"]
+    assert again.json["trial"]["accuracy"] == tiny_search.result["best"]["accuracy"]
 
 
 def test_a_machine_without_a_runtime_searches_without_it_and_says_so(tmp_path: Path) -> None:

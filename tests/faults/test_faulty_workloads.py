@@ -41,7 +41,7 @@ def test_the_reproduce_command_of_a_failed_trial_fails_the_same_way(tmp_path: Pa
     paretune("search", f"{WORKLOADS}:segfault", *common, "--trials", "2", "--trial-timeout", "20s", "--json")
     trial = paretune("trials", "latest", *common, "--json").json["trials"][0]
     again = paretune(*trial["reproduce"].split()[1:], "--json")
-    assert again.json["failure_kind"] == "crashed"
+    assert again.json["trial"]["failure_kind"] == "crashed"
 
 
 def test_a_crash_at_one_batch_size_costs_that_trial_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +143,36 @@ def grandchildren(home: Path) -> None:
     part = home / "family.part"
     part.write_text(json.dumps(pids))
     part.replace(home / "family.json")
+
+
+def together(*work: Callable[[], object]) -> None:
+    """Do several things at the same time, each in a thread, and fail if one of them raises."""
+    start = threading.Barrier(len(work))
+    errors: list[BaseException] = []
+
+    def run(one: Callable[[], object]) -> None:
+        start.wait()
+        try:
+            one()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(one,)) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def wait_for_file(path: Path) -> None:
+    """Block until a file has content."""
+    until(lambda: path.exists() and bool(path.read_text()), seconds=20.0)
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Block until something holds, and fail where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from jobs_for_tests import PROFILE, RUNNER
+from jobs_for_tests import PROFILE, RUNNER, until, wait_for_file
 
 from evaluators.errors import InfrastructureError
 from evaluators.jobs import ProfileJob
@@ -128,7 +126,7 @@ def test_nothing_that_a_job_started_outlives_it(do: Do, tmp_path: Path, what: st
 
 def test_a_switch_ends_a_job(do: Do, tmp_path: Path) -> None:
     switch = Cancellation()
-    threading.Thread(target=lambda: (_wait_for(tmp_path / "pid"), switch.set())).start()
+    threading.Thread(target=lambda: (wait_for_file(tmp_path / "pid"), switch.set())).start()
 
     ended = do("hang", cancel=[Cancellation(), switch])
 
@@ -163,7 +161,7 @@ def test_no_zombie_is_left(do: Do) -> None:
     for what in ("", "segfault"):
         do(what)
 
-    _until(lambda: not _zombies())
+    until(lambda: not _zombies())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
@@ -190,7 +188,7 @@ def test_a_killed_fork_server_is_replaced_and_its_jobs_go_on(tmp_path: Path) -> 
         job = ProfileJob(workload="sleep1", home=str(tmp_path))
         running = threading.Thread(target=lambda: ended.append(sandbox.run(job, tmp_path / "a", timeout_s=20)))
         running.start()
-        _wait_for(tmp_path / "a" / "stage")
+        wait_for_file(tmp_path / "a" / "stage")
         first = sandbox.server_pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
@@ -206,7 +204,7 @@ def test_a_killed_fork_server_is_replaced_and_its_jobs_go_on(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a job with its warden")
 def test_a_killed_warden_takes_its_job_along_and_is_an_infrastructure_error(do: Do, tmp_path: Path) -> None:
     def kill_the_warden() -> None:
-        _wait_for(tmp_path / "pid")
+        wait_for_file(tmp_path / "pid")
         psutil.Process(int((tmp_path / "pid").read_text())).parent().kill()
 
     threading.Thread(target=kill_the_warden).start()
@@ -214,7 +212,7 @@ def test_a_killed_warden_takes_its_job_along_and_is_an_infrastructure_error(do: 
         do("hang")
 
     job = int((tmp_path / "pid").read_text())
-    _until(lambda: not psutil.pid_exists(job) or psutil.Process(job).status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not psutil.pid_exists(job) or psutil.Process(job).status() == psutil.STATUS_ZOMBIE)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -226,67 +224,10 @@ def test_what_cannot_start_is_an_infrastructure_error(
         sandbox.run(ProfileJob(workload="", home=str(tmp_path)), tmp_path / "job", timeout_s=5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_jobs_die_with_the_search(tmp_path: Path, mode: str) -> None:
-    script = f"""
-        from pathlib import Path
-        from evaluators.jobs import ProfileJob
-        from workers.sandbox import Sandbox
-        with Sandbox(runner={RUNNER!r}, mode={mode!r}) as sandbox:
-            home = Path({str(tmp_path)!r})
-            sandbox.run(ProfileJob(workload="hang", home=str(home)), home / "job", timeout_s=60)
-    """
-    search = _python(script)
-    _wait_for(tmp_path / "pid")
-    family = psutil.Process(search.pid).children(recursive=True)
-    assert int((tmp_path / "pid").read_text()) in {process.pid for process in family}
-
-    search.kill()
-    search.wait()
-
-    _until(lambda: not [process for process in family if _lives(process)], seconds=2.0)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_interrupt_kills_the_job_and_goes_on_to_the_caller(tmp_path: Path, mode: str) -> None:
-    script = f"""
-        from pathlib import Path
-        from evaluators.jobs import ProfileJob
-        from workers.sandbox import Sandbox
-        home = Path({str(tmp_path)!r})
-        with Sandbox(runner={RUNNER!r}, mode={mode!r}) as sandbox:
-            try:
-                sandbox.run(ProfileJob(workload="hang", home=str(home)), home / "job", timeout_s=60)
-            except KeyboardInterrupt:
-                print("interrupted", Path("/proc", (home / "pid").read_text()).exists(), flush=True)
-    """
-    search = _python(script)
-    _wait_for(tmp_path / "pid")
-
-    search.send_signal(signal.SIGINT)
-
-    said, _ = search.communicate(timeout=10)
-    assert said.split() == [b"interrupted", b"False"]
-    assert search.returncode == 0
-
-
-def _python(script: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-
-
 def _is_ours(process: psutil.Process) -> bool:
     try:
         return "workers" in " ".join(process.cmdline())
     except psutil.Error:
-        return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
         return False
 
 
@@ -299,14 +240,3 @@ def _zombies() -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
-
-
-def _wait_for(path: Path) -> None:
-    _until(lambda: path.exists() and bool(path.read_text()), seconds=20.0)
-
-
-def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

@@ -1,0 +1,125 @@
+"""What the terminal shows fits 80 columns, and without a terminal it is plain text."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from evaluators.outcome import Failure, FailureKind
+from search.live import LiveProgress
+from search.tables import front_table, relaxations_table, summary, trials_table
+from search.view import count_trials
+from search.wording import headline, show_drop, show_interval, show_limit, show_metric, show_relaxed, show_score
+from tests.search.factories import a_search, a_spec, a_trial
+
+
+def _text(renderable: Any, width: int = 80) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width, highlight=False, markup=False, emoji=False).print(renderable)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"objective": "latency"}, {"objective": "size"}, {"latency_budget_ms": 0.02}, {"percentile": "p99"}],
+)
+def test_the_summary_fits_80_columns_without_escape_codes(settings: dict[str, Any]) -> None:
+    result, _ = a_search(40, spec=a_spec(**settings))
+    text = _text(summary(result))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "\x1b" not in text
+    assert " ".join(headline(result).split()) in " ".join(text.split())
+
+
+def test_the_summary_compares_the_best_with_both_baselines_and_leads_on() -> None:
+    result, _ = a_search(40)
+    text = _text(summary(result.model_copy(update={"report": "/tmp/report.html"})))
+    for word in ("baseline", "best float", "best", "speed-up", "overhead", "/tmp/report.html", f"ui {result.name}"):
+        assert word in text
+    assert "latency p95 ≤ 2 ms: met with" in text
+
+
+def test_an_interval_that_reaches_over_the_limit_is_not_called_certain() -> None:
+    result, _ = a_search(40)
+    assert result.best is not None
+    unsure = result.best.verdicts[0].model_copy(update={"status": "undecided"})
+    best = result.best.model_copy(update={"verdicts": (unsure, *result.best.verdicts[1:])})
+    assert "within chance" in _text(summary(result.model_copy(update={"best": best})))
+
+
+def test_every_trial_has_a_row_and_every_failure_its_reason_and_command() -> None:
+    failure = Failure(kind=FailureKind.CRASHED, stage="latency", reason="segmentation fault [bold]SIGSEGV[/bold]")
+    _, trials = a_search(12)
+    trials = [*trials, a_trial(77, failure=failure), a_trial(78, failure=failure)]
+    text = _text(trials_table(trials))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "#77, #78: crashed: segmentation fault [bold]SIGSEGV[/bold]" in text
+    assert trials[-2].reproduce is not None and trials[-2].reproduce in text
+
+
+def test_the_front_and_the_relaxations_have_tables() -> None:
+    result, _ = a_search(40)
+    assert all(f"{trial.throughput_per_s:,.0f}" in _text(front_table(result.front)) for trial in result.front)
+    assert "no trial is feasible" in _text(front_table([]))
+    infeasible, _ = a_search(40, spec=a_spec(latency_budget_ms=0.02))
+    assert "latency p95 up to" in _text(relaxations_table(infeasible.relaxations))
+
+
+def test_without_a_terminal_each_finished_trial_is_one_line() -> None:
+    stream = io.StringIO()
+    _, trials = a_search(14)
+    with LiveProgress(Console(file=stream, width=80), a_spec(objective="latency"), 14) as progress:
+        for done, trial in enumerate(trials, 1):
+            progress.started(trial.number, trial.label)
+            progress.finished(trial, count_trials(trials[:done]), trials[0])
+        progress.note("left out: tensorrt [no device]")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == len(trials) + 1
+    assert lines[0].startswith("[ 1/14] measured  eager fp32 b1 t1  p95 ")
+    assert "(best " in lines[1]
+    assert lines[-1] == "note: left out: tensorrt [no device]"
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_on_a_terminal_the_display_shows_the_last_trials_and_the_time_left() -> None:
+    stream, now = io.StringIO(), [0.0]
+    console = Console(file=stream, width=100, force_terminal=True)
+    _, trials = a_search(10)
+    with LiveProgress(console, a_spec(), 20, timeout_s=600, clock=lambda: now[0]) as progress:
+        now[0] = 100.0
+        for done, trial in enumerate(trials, 1):
+            progress.finished(trial, count_trials(trials[:done]), trials[4])
+        progress.started(10, "openvino bf16 b4 t1")
+        shown = _text(progress._view(), width=100)
+    assert trials[-1].label in shown and trials[0].label not in shown
+    assert "running      #10 openvino bf16 b4 t1" in shown
+    assert f"{len(trials)}/20 trials" in shown
+    assert "left" in shown
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (show_score(0.9234), "92.34 %"),
+        (show_score(-0.52), "-0.52"),
+        (show_drop(0.0031), "0.31 pp"),
+        (show_drop(-0.002), "−0.20 pp"),
+        (show_drop(1.5, share=False), "1.5"),
+        (show_interval("latency_p95_ms", (1.2, 1.3)), "1.2 to 1.3 ms"),
+        (show_interval("latency_p95_ms", (0.09, 0.13)), "90 µs to 0.13 ms"),
+        (show_metric("size_bytes", 2_500_000), "2.50 MB"),
+        (show_relaxed("accuracy", 0.9), "accuracy down to 90.00 %"),
+        (show_limit(a_spec().constraints[0]), "latency p95 ≤ 2 ms"),
+    ],
+)
+def test_numbers_are_written_with_their_unit(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_a_metric_that_is_no_share_is_not_written_in_percent() -> None:
+    best = a_trial(1, accuracy=-0.4, constraints=())
+    result, _ = a_search(4)
+    assert "drop 1.323" in headline(result.model_copy(update={"best": best}))
