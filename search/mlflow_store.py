@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,21 @@ def open_client(home: Path) -> Any:
 
         database = (home / DATABASE).resolve()
         with FileLock(home / f"{DATABASE}.lock"):
-            if not database.exists():
+            if database.exists():
+                _check(database)
+            else:
                 _create(database, home / ARTIFACTS)
         _TUNED[str(database)] = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
         _tune_connections()
         client = MlflowClient(store_uri(home.resolve()), store_uri(home.resolve()))
         client.search_experiments(max_results=1)
         return client
+
+
+def _check(database: Path) -> None:
+    """Read the file once: MLflow itself tries a broken one again for a minute and a half."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def _create(database: Path, artifacts: Path) -> None:

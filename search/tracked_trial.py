@@ -54,7 +54,7 @@ def tags_of(trial: TrialResult, search_id: str) -> dict[str, str]:
     candidate = trial.candidate
     facets: dict[str, Any] = {
         "search": search_id, "kind": "trial", "trial": f"{search_id}/{trial.number}", "number": trial.number,
-        "outcome": trial.outcome, "ending": ending_of(trial), "source": trial.source,
+        "outcome": trial.outcome, "source": trial.source,
         "reason": trial.reason, "gate": trial.gate, "failure_kind": trial.failure_kind,
         "feasible": str(trial.feasible).lower(), "pareto": str(trial.pareto).lower(),
         "backend": candidate.backend, "scheme": candidate.quantization.scheme, "structure": candidate.pruning.structure,
@@ -70,6 +70,8 @@ def note_of(trial: TrialResult, search_id: str) -> str:
     candidate = trial.candidate
     knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
     lines = [f"**{trial.label}**: {ending_of(trial)}" + (f" at gate `{trial.gate}`" if trial.gate else "") + "."]
+    if trial.pareto:
+        lines.append("No other feasible trial has both a higher accuracy and a better objective.")
     if trial.reason:
         lines.append(f"Why: {trial.reason}")
     if trial.latency_ms is not None:

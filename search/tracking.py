@@ -18,10 +18,12 @@ from search.mlflow_store import ARTIFACTS, mlflow_fails_as, open_client
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
 from search.tracked_model import log_bundle, models_of
-from search.tracked_trial import clipped, metrics_of, params_of, result_metrics, tags_of, trials_csv
+from search.tracked_trial import clipped, metrics_of, note_of, params_of, result_metrics, tags_of, trials_csv
 from search.wording import command, headline
 
 _PAGE = 1000
+_ABOUT = "Searches of paretune for {}: a run for each search, and below it a run for each trial."
+_NOTE = "mlflow.note.content"
 _ENDINGS = {"feasible": "FINISHED", "infeasible": "FINISHED", "interrupted": "KILLED"}
 
 
@@ -40,6 +42,8 @@ class Tracking:
         self._parent = ""
         self._runs: dict[int, str] = {}
         self._models: dict[int, str] = {}
+        self._notes: dict[int, str] = {}
+        self._marked: set[int] = set()
 
     def open(self) -> None:
         """Import MLflow and open its store; takes seconds the first time, so do it while something else runs."""
@@ -52,7 +56,7 @@ class Tracking:
         with mlflow_fails_as("start the search"):
             self._search = search_id
             self._experiment = self._find_experiment(profile.name)
-            self._runs = self._find_runs()
+            self._find_runs()
             found = self._search_runs(f"tags.`paretune.search` = '{search_id}' and tags.`paretune.kind` = 'search'")
             if found:
                 self._parent = str(found[0].info.run_id)
@@ -86,15 +90,21 @@ class Tracking:
                 self._write(known, metrics_of(trial), params_of(trial.candidate), tags, at=started)
             else:
                 self._update(known, metrics_of(trial), params_of(trial.candidate), tags)
+            self._notes[trial.number] = tags[_NOTE]
+            self._marked = self._marked | {trial.number} if trial.pareto else self._marked - {trial.number}
             self._opened.set_terminated(known, "FAILED" if trial.outcome == "failed" else "FINISHED")
             return known
 
     def update_pareto(self, previous: Collection[int], current: Collection[int]) -> None:
-        """Move the tag of the front: only trials that enter or leave it are written."""
+        """Move the tag of the front: only trials that enter or leave it are written.
+
+        Trials that an earlier session marked are known, so ``previous`` may be empty after a resume.
+        """
         with mlflow_fails_as("mark the front"):
-            for number in set(previous) ^ set(current):
+            for number in (self._marked | set(previous)) ^ set(current):
                 if number in self._runs:
                     self._opened.set_tag(self._runs[number], "paretune.pareto", str(number in current).lower())
+            self._marked = set(current)
 
     def finish_search(
         self,
@@ -113,11 +123,12 @@ class Tracking:
         with mlflow_fails_as("finish the search"):
             tags = {
                 "paretune.status": result.status, "paretune.speedup": str(result.speedup),
-                "mlflow.note.content": clipped(_summary(result)),
+                _NOTE: clipped(_summary(result)),
             }  # fmt: skip
             if result.best is not None:
                 tags |= {"paretune.best": str(result.best.number), "paretune.best_label": result.best.label}
             self._update(self._parent, result_metrics(result), {}, tags)
+            self._write_notes(trials)
             self._attach(result, trials, report, picture)
             failures = self._log_models(result, example)
             self._opened.set_terminated(self._parent, _ENDINGS[result.status])
@@ -145,14 +156,19 @@ class Tracking:
         if known is None:
             folder = "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
             location = (self._home.resolve() / ARTIFACTS / folder).as_uri()
-            return str(self._opened.create_experiment(name, artifact_location=location))
+            tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _ABOUT.format(name)}
+            return str(self._opened.create_experiment(name, artifact_location=location, tags=tags))
         if known.lifecycle_stage == "deleted":
             self._opened.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
 
-    def _find_runs(self) -> dict[int, str]:
-        found = self._search_runs(f"tags.`paretune.search` = '{self._search}' and tags.`paretune.kind` = 'trial'")
-        return {int(run.data.tags["paretune.trial"].rpartition("/")[2]): str(run.info.run_id) for run in found}
+    def _find_runs(self) -> None:
+        """Read which trials earlier sessions have logged."""
+        for run in self._search_runs(f"tags.`paretune.search` = '{self._search}' and tags.`paretune.kind` = 'trial'"):
+            number = int(run.data.tags["paretune.trial"].rpartition("/")[2])
+            self._runs[number], self._notes[number] = str(run.info.run_id), run.data.tags.get(_NOTE, "")
+            if run.data.tags.get("paretune.pareto") == "true":
+                self._marked.add(number)
 
     def _search_runs(self, condition: str) -> list[Any]:
         found, token = [], None
@@ -188,6 +204,14 @@ class Tracking:
             params=[Param(name, clipped(value)) for name, value in params.items()],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )  # fmt: skip
+
+    def _write_notes(self, trials: Sequence[TrialResult]) -> None:
+        """Bring the notes up to date, which say whether a trial is on the front."""
+        for trial in trials:
+            note = clipped(note_of(trial, self._search))
+            if trial.number in self._runs and self._notes.get(trial.number) != note:
+                self._opened.set_tag(self._runs[trial.number], _NOTE, note)
+                self._notes[trial.number] = note
 
     def _attach(
         self, result: SearchResult, trials: Sequence[TrialResult], report: Path | None, picture: Path | None

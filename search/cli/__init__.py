@@ -18,11 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in (given[: given.index("--")] if "--" in given else given)
+    answered = False
     with reserved_stdout(as_json) as stdout:
         try:
             reply = app(args=given, prog_name="paretune", standalone_mode=False)
             if isinstance(reply, Reply):
                 show(reply, stdout, as_json)
+                answered = True
                 return reply.afterwards() if reply.afterwards else reply.exit_code
             if reply != INTERRUPTED:
                 return reply or 0
@@ -36,5 +38,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from search.cli.failures import Failure
 
         failure = Failure.of(problem)
-        show(failure.reply(), stdout, as_json)
+        show(failure.reply(), stdout, as_json and not answered)
         return failure.code

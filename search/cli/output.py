@@ -69,7 +69,8 @@ def console(stream: TextIO) -> Console:
     """Return a console that writes plain text wherever there is no terminal or ``NO_COLOR`` is set."""
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, markup=False, emoji=False)
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return Console(file=stream, highlight=False, markup=False, emoji=False, force_terminal=False if plain else None)
 
 
 def _print(where: Console, renderable: RenderableType) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from search.cli import options
 from search.cli.options import LIMITS, SPENDING
-from search.cli.output import Reply, note
+from search.cli.output import Reply, console
 
 if TYPE_CHECKING:
     from search.live import LiveProgress
@@ -127,11 +127,9 @@ def cancel(
 
 
 def _progress(spec: SearchSpec) -> LiveProgress:
-    from rich.console import Console
-
     from search.live import LiveProgress
 
-    return LiveProgress(Console(file=sys.stderr), spec, spec.trials, spec.timeout_s)
+    return LiveProgress(console(sys.stderr), spec, spec.trials, spec.timeout_s)
 
 
 def _planned(spec: SearchSpec, home: Path) -> Reply:
@@ -147,6 +145,4 @@ def _planned(spec: SearchSpec, home: Path) -> Reply:
 def _finished(result: SearchResult) -> Reply:
     from search import tables
 
-    if result.status == "interrupted":
-        note(f"interrupted, nothing is lost; go on with: paretune resume {result.name} --home {result.home}")
     return Reply(result.to_json(), lambda: tables.summary(result), result.exit_code)

@@ -93,12 +93,10 @@ def searches(found: Sequence[StatusReport]) -> RenderableType:
     """Every search of a home, one a line."""
     if not found:
         return Text("no search yet")
-    table = _table("search", "name", "status", "trials", "best", "begun", "workload", folded="workload")
+    table = _table("search", "begun", "status", "trials", "name", "best", folded=("name", "best"))
     for state in found:
         best = state.result.best.label if state.result.best else "–"
-        table.add_row(
-            state.search, state.name, state.status, _trials_of(state), best, _date(state), _short(state.workload)
-        )
+        table.add_row(state.search, _date(state), state.status, _trials_of(state), state.name, best)
     return table
 
 
@@ -125,10 +123,6 @@ def _date(state: StatusReport) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(state.created_at))
 
 
-def _short(reference: str) -> str:
-    return reference.rpartition("/")[2]
-
-
 def _values(values: Sequence[object], default: object) -> str:
     rest = [value for value in values if value != default]
     return ", ".join(str(value) for value in ([default, *rest] if len(rest) < len(values) else rest))
@@ -141,10 +135,9 @@ def _facts(values: dict[str, str]) -> Table:
     return table
 
 
-def _table(*headings: str, folded: str = "") -> Table:
-    """A plain table; the column ``folded``, else the last, gives way where the terminal is narrow."""
+def _table(*headings: str, folded: tuple[str, ...] = ()) -> Table:
+    """A plain table; the columns ``folded``, else the last, give way where the terminal is narrow."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        wraps = heading == (folded or headings[-1])
-        table.add_column(heading, overflow="fold", no_wrap=not wraps)
+        table.add_column(heading, overflow="fold", no_wrap=heading not in (folded or headings[-1:]))
     return table

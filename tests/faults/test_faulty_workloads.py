@@ -23,8 +23,9 @@ WORKLOADS = ROOT / "tests" / "faults" / "workloads.py"
 def test_a_workload_that_fails_ends_in_a_typed_trial_and_a_result(
     tmp_path: Path, name: str, kind: str, words: str
 ) -> None:
+    limit = "8s" if name == "hang" else "60s"
     answer = paretune(
-        "search", f"{WORKLOADS}:{name}", "--home", str(tmp_path), "--trials", "4", "--trial-timeout", "8s",
+        "search", f"{WORKLOADS}:{name}", "--home", str(tmp_path), "--trials", "4", "--trial-timeout", limit,
         "--memory-limit", "3GB", "--json",
     )  # fmt: skip
     assert answer.code == 4, answer.stderr
@@ -55,4 +56,5 @@ def test_a_crash_at_one_batch_size_costs_that_trial_alone(tmp_path: Path) -> Non
     by_batch = {size: {t["outcome"] for t in trials if t["candidate"]["batch_size"] == size} for size in (1, 4)}
     assert by_batch[4] == {"failed"}
     assert "measured" in by_batch[1]
-    assert all("crashed" in t["reason"] for t in trials if t["candidate"]["batch_size"] == 4)
+    kinds = {t["failure_kind"] for t in trials if t["candidate"]["batch_size"] == 4}
+    assert "crashed" in kinds and kinds <= {"crashed", "unsupported"}

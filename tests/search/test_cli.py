@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -12,15 +13,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import search
 from evaluators.errors import InfrastructureError, IntegrityError, UsageError
+from evaluators.profile import Problem
+from evaluators.space import Exclusion
+from search.api import BackendReport, CheckReport, DimensionReport, DoctorReport, SpaceReport, StatusReport
 from search.cli import main
 from search.cli.app import app
+from search.cli.output import console
 from search.spec import SearchSpec
 from tests.search.factories import a_profile, a_search, a_spec, a_target, a_trial
 
@@ -64,12 +68,13 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return command
 
 
-def report(**fields: Any) -> SimpleNamespace:
-    """Return a stand-in for a report of the API."""
-    plain = json.loads(
-        json.dumps(fields, default=lambda item: item.to_json() if hasattr(item, "to_json") else vars(item))
-    )
-    return SimpleNamespace(**fields, to_json=lambda: plain)
+def a_status(status: str) -> StatusReport:
+    """Return how far a search is."""
+    result, spec = a_search(12)[0], a_spec()
+    return StatusReport(
+        search=result.search, name=result.name, workload=WORKLOAD, spec=spec, status=status, created_at=1.8e9,
+        elapsed_s=75.0, trials_wanted=spec.trials, result=result,
+    )  # fmt: skip
 
 
 class FakeApi:
@@ -78,11 +83,14 @@ class FakeApi:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.answer: Any = a_search(12)[0]
+        self.state = a_status("running")
         self.noise: Callable[[], None] = lambda: None
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def ask(*arguments: Any, **named: Any) -> Any:
             self.asked.append((name, *arguments, *named.values()))
+            if name in ("status", "cancel") and not isinstance(self.answer, BaseException):
+                return self.state
             self.noise()
             if isinstance(self.answer, BaseException):
                 raise self.answer
@@ -171,7 +179,7 @@ def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> 
     )
     run(*shlex.split(given))
 
-    ((called, spec, home, _),) = api.asked
+    (called, spec, home, _) = api.asked[-1]
     assert (called, home) == ("run_spec", tmp_path / ".paretune")
     assert spec == SearchSpec(
         workload=WORKLOAD, latency_budget_ms=5, max_accuracy_drop=0.02, min_accuracy=0.9, max_size_bytes=10**6,
@@ -209,7 +217,7 @@ def test_the_exit_code_says_how_the_search_ended(
     assert spoken.code == code
     assert "Traceback" not in spoken.err
     assert api.answer.name in spoken.out
-    assert ("paretune resume" in spoken.err) == (status == "interrupted")
+    assert ("paretune resume" in spoken.out) == (status == "interrupted")
 
 
 def test_json_is_the_result_and_nothing_else_reaches_stdout(run: Run, api: FakeApi) -> None:
@@ -237,6 +245,21 @@ def test_no_terminal_no_colours(run: Run, api: FakeApi) -> None:
     spoken = run("search", WORKLOAD)
 
     assert "\x1b" not in spoken.out + spoken.err
+
+
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_a_terminal_that_wants_no_colours_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert console(terminal).is_terminal
+
+    monkeypatch.setenv(variable, value)
+
+    assert not console(terminal).is_terminal
 
 
 @pytest.mark.parametrize(
@@ -404,19 +427,43 @@ def test_reproduce_answers_with_the_trial(run: Run, api: FakeApi, ms: float, cod
 def test_cancel_and_report(run: Run, api: FakeApi, tmp_path: Path) -> None:
     api.answer = tmp_path / "front.html"
 
-    assert run("cancel", "night", "--json").json["cancel_requested"] is True
+    cancelled = run("cancel", "night", "--json").json
+    assert (cancelled["search"], cancelled["cancel_requested"]) == (api.state.search, True)
+    assert "paretune resume fashion-cpu" in run("cancel", "night").out
     assert run("report", "night", "-o", "front.html").out.strip() == str(tmp_path / "front.html")
     assert api.asked[-1] == ("report", "night", tmp_path / ".paretune", Path("front.html"))
+
+
+@pytest.mark.parametrize("status", ["running", "finished", "interrupted", "cancelled"])
+def test_status_says_how_far_a_search_is(run: Run, api: FakeApi, status: str) -> None:
+    api.state, api.answer = a_status(status), [a_status(status), a_status("finished")]
+
+    one, all_ = run("status", "night"), run("status")
+
+    assert (one.code, all_.code) == (0, 0)
+    assert status in one.out
+    assert "1 min 15 s" in one.out
+    assert f"{api.state.result.trials.total}/40" in one.out
+    assert all_.out.count("fashion-cpu") == 2
+    assert run("status", "night", "--json").json == {"schema_version": 1, **api.state.to_json()}
+    assert len(run("status", "--json").json["searches"]) == 2
+
+
+def test_status_of_an_empty_home(run: Run, api: FakeApi) -> None:
+    api.answer = []
+
+    assert run("status").out == "no search yet\n"
+    assert run("status", "--json").json == {"schema_version": 1, "searches": []}
 
 
 @pytest.mark.parametrize(("usable", "code"), [(True, 0), (False, 3)])
 def test_doctor_says_what_to_install(run: Run, api: FakeApi, usable: bool, code: int) -> None:
     reason = "openvino is not installed: pip install 'paretune[openvino]'"
     backends = (
-        SimpleNamespace(name="eager", usable=usable, reason="broken", versions={"torch": "2.13.0"}, schemes=("fp32",)),
-        SimpleNamespace(name="openvino", usable=False, reason=reason, versions={}, schemes=()),
+        BackendReport(name="eager", usable=usable, reason="broken", versions={"torch": "2.13.0"}, schemes=("fp32",)),
+        BackendReport(name="openvino", usable=False, reason=reason, versions={}, schemes=()),
     )
-    api.answer = report(target=a_target(), backends=backends)
+    api.answer = DoctorReport(target=a_target(), fingerprint=a_target().fingerprint, backends=backends)
 
     spoken = run("doctor")
 
@@ -427,10 +474,10 @@ def test_doctor_says_what_to_install(run: Run, api: FakeApi, usable: bool, code:
 
 
 def test_check_lists_the_problems(run: Run, api: FakeApi) -> None:
-    problem = SimpleNamespace(level="error", what="the model is in training mode", advice="call model.eval()")
-    api.answer = report(profile=None, problems=(problem,), ok=False, seconds=1.2)
+    problem = Problem(level="error", what="the model is in training mode", advice="call model.eval()")
+    api.answer = CheckReport(profile=None, problems=(problem,), ok=False, seconds=1.2)
     broken = run("check", WORKLOAD)
-    api.answer = report(profile=a_profile(), problems=(), ok=True, seconds=1.2)
+    api.answer = CheckReport(profile=a_profile(), problems=(), ok=True, seconds=1.2)
     sound = run("check", WORKLOAD)
 
     assert broken.code == 2
@@ -439,27 +486,29 @@ def test_check_lists_the_problems(run: Run, api: FakeApi) -> None:
     assert "0.9230" in sound.out
 
 
-SPACE = {
-    "size": 1234,
-    "dimensions": (SimpleNamespace(name="batch_size", values=(1, 8), default=8, description="examples per call"),),
-    "exclusions": (SimpleNamespace(what="openvino", why="not installed"),),
-}
+SPACE = SpaceReport(
+    workload="model",
+    target="cpu",
+    size=1234,
+    dimensions=(DimensionReport(name="batch_size", values=(1, 8), default=8, description="examples per call"),),
+    exclusions=(Exclusion(what="openvino", why="not installed"),),
+)
 
 
 def test_space_shows_dimensions_and_exclusions(run: Run, api: FakeApi) -> None:
-    api.answer = report(**SPACE)
+    api.answer = SPACE
 
     spoken = run("space", WORKLOAD, "--batch-size", "1,8")
 
     assert spoken.code == 0
     assert re.search(
-        r"1,234 candidates[\s\S]+batch_size +8, 1 +examples per call[\s\S]+openvino +not installed", spoken.out
+        r"1,234 candidates[\s\S]+batch_size +8, 1\s+examples per call[\s\S]+openvino +not installed", spoken.out
     )
     assert api.asked[0][-1].batch_size == (1, 8)
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(run: Run, api: FakeApi) -> None:
-    api.answer = report(**SPACE)
+    api.answer = SPACE
 
     shown = run("search", WORKLOAD, "--latency-budget", "5ms", "--dry-run")
     plan = run("search", WORKLOAD, "--latency-budget", "5ms", "--dry-run", "--json").json
@@ -538,6 +587,7 @@ def test_ui_reports_a_server_that_ends_by_itself(run: Run, api: FakeApi, store: 
     assert spoken.code == 3
     assert "ended by itself with code 1" in spoken.err
     assert (store / "mlflow-ui.log").read_text().strip() == "no such table"
+    assert run("ui", "--port", str(free_port()), "--json").json["url"] == "http://127.0.0.1:5000"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -130,13 +130,16 @@ def test_a_failed_trial_is_a_failed_run_that_says_why(started: Started, client: 
     assert len(_runs(client, f"tags.`paretune.search` = '{search}' and attributes.status = 'FAILED'")) == 1
 
 
-def test_the_front_moves_only_the_tags_that_change(started: Started, client: Any) -> None:
+def test_the_front_moves_only_the_tags_that_change(started: Started, client: Any, home: Path) -> None:
     tracking, search = started()
     for number in range(4):
         tracking.log_trial(a_trial(number, pareto=number in (0, 1)))
     tracking.update_pareto({0, 1}, {1, 2, 99})
     front = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.pareto` = 'true'")
     assert {run.data.tags["paretune.number"] for run in front} == {"1", "2"}
+    _go_on(home, search).update_pareto(set(), {3})
+    front = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.pareto` = 'true'")
+    assert {run.data.tags["paretune.number"] for run in front} == {"3"}
 
 
 def test_a_finished_search_carries_its_report_and_numbers(started: Started, client: Any, tmp_path: Path) -> None:
@@ -240,13 +243,11 @@ def test_whatever_mlflow_raises_becomes_one_error(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from search.mlflow_store import open_client; c = open_client(Path({str(tmp_path)!r}))"
-    code += "; print(len(c.search_experiments()))"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONWARNINGS": "ignore"})
-        for _ in range(2)
-    ]  # fmt: skip
+    code = "import sys, pathlib; from search.mlflow_store import open_client"
+    code += "; print(len(open_client(pathlib.Path(sys.argv[1])).search_experiments()))"
+    settings: dict[str, Any] = {"cwd": Path(__file__).parents[2], "env": {**os.environ, "PYTHONWARNINGS": "ignore"}}
+    settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], **settings) for _ in range(2)]
     for process in both:
         stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout.strip(), stderr) == (0, "1", "")
@@ -276,3 +277,12 @@ def test_the_csv_has_a_row_for_every_trial_and_a_column_for_every_fact() -> None
     assert [int(row["number"]) for row in rows] == [trial.number for trial in trials]
     assert rows[0]["latency/p50_ms"] and json.loads(rows[0]["batch_size"]) == 1
     assert trials_csv([]) == "number\n"
+
+
+def test_the_notes_say_who_is_on_the_front_in_the_end(started: Started, client: Any) -> None:
+    tracking, search = started()
+    runs = [tracking.log_trial(a_trial(number, pareto=number == 0)) for number in range(3)]
+    result, _ = _result(search, front=())
+    tracking.finish_search(result, [a_trial(number, pareto=number == 2) for number in range(3)], a_profile())
+    notes = [client.get_run(run).data.tags["mlflow.note.content"] for run in runs]
+    assert ["on the front" in note for note in notes] == [False, False, True]
