@@ -37,6 +37,8 @@ WARMUP_CALLS, WARMUP_SECONDS = 50, 0.5
 CALLS, SECONDS = 300, 1.0
 TIMING_BATCHES = 32
 PROCESS_TIMEOUT_S = 900
+QUIET = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "NNCF_CI": "1", "TF_BUILD": "1", "HF_HUB_OFFLINE": "1"}
+"""No pool of compilers and no telemetry beside what is being timed."""
 
 
 def time_calls(ready: Ready, setting: Setting) -> dict[str, float]:
@@ -112,10 +114,11 @@ def in_fresh_process(arguments: argparse.Namespace, phase: str, name: str, folde
     """Run ``work`` in a fresh process; one that fails or dies gives ``{"error": reason}``."""
     answer, log = folder / "answer.json", folder / "log.txt"
     answer.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--worker", phase, name, str(folder), "--bundle", str(arguments.bundle)]
+    command = [sys.executable, __file__, "--worker", phase, name, str(folder)]
     command += ["--batch-size", str(arguments.batch_size), "--threads", str(arguments.threads)]
+    command += ["--bundle", str(arguments.bundle)] if arguments.bundle else []
     pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(arguments.threads))
-    environment = {**os.environ, **pinned, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    environment = {**os.environ, **QUIET, **pinned, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
     try:
         with log.open("w") as output:
             ended = subprocess.run(
@@ -164,7 +167,6 @@ def run_search(arguments: argparse.Namespace, home: Path) -> tuple[SearchResult,
     import search
     from search import api
 
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(home / "inductor")  # an earlier run's kernels would save it time
     result = search.run(
         WORKLOAD, home=home, progress=Lines(), objective="latency", batch_size=[arguments.batch_size],
         threads=arguments.threads, trials=arguments.trials, max_accuracy_drop=arguments.max_accuracy_drop,
@@ -254,7 +256,7 @@ def main() -> int:
         arguments.json.write_text(json.dumps(found, indent=2))
     if arguments.record:
         with (HERE / "RESULTS.md").open("a", encoding="utf-8") as results:
-            results.write(text + "\n")
+            results.write(text if results.tell() else f"# Results of against_by_hand.py\n\n{text}")
     return 0 if found["verdict"]["holds"] else 1
 
 

@@ -141,7 +141,8 @@ def onnx_float(setting: Setting) -> str:
     path = setting.folder / "float.onnx"
     if not path.exists():
         inputs = (setting.example(),)
-        torch.onnx.export(example.build_model(), inputs, str(path), dynamo=True, input_names=["images"])
+        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+        torch.onnx.export(example.build_model(), inputs, str(path), dynamo=True, **names)
     return str(path)
 
 
@@ -184,7 +185,7 @@ def onnx_load(name: str, setting: Setting) -> Ready:
     options.intra_op_num_threads = setting.threads
     path = str(setting.folder / f"{name}.onnx")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return Ready(lambda images: {"images": images}, lambda feed: session.run(None, feed), lambda raw: raw[0])
+    return Ready(lambda images: {"images": images}, lambda feed: session.run(["logits"], feed), lambda raw: raw[0])
 
 
 def openvino_build(int8: bool, setting: Setting) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from evaluators.frozen import Frozen
 
@@ -39,6 +39,10 @@ class Constraint(Frozen):
         if (self.max is None) == (self.min is None):
             raise ValueError(f"constraint on {self.metric} needs exactly one of max and min")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_the_side_that_is_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {name: value for name, value in handler(self).items() if value is not None}
 
     @property
     def limit(self) -> float:

@@ -273,5 +273,3 @@ def _widths(model: Any) -> tuple[int, ...]:
         elif isinstance(layer, torch.nn.Linear):
             found.append(layer.out_features)
     return tuple(found[:-1])
-
-

@@ -24,6 +24,7 @@ _KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
     (UnsupportedError, FailureKind.UNSUPPORTED),
 )
 
+
 def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
     """Run ``job``; what goes wrong inside it comes back as a typed failed outcome.
 

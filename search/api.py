@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,7 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None) -> Space:
         return derive_space(profile, target)
     if spec.target and target.name not in spec.target:
         raise UsageError(f"no worker for {', '.join(spec.target)}: this machine is {target.name}")
-    return derive_space(
-        profile, target, only_backends=spec.backend, batch_sizes=spec.batch_size, threads=spec.threads
-    )
+    return derive_space(profile, target, only_backends=spec.backend, batch_sizes=spec.batch_size, threads=spec.threads)
 
 
 def doctor() -> DoctorReport:
@@ -228,8 +227,8 @@ def report(reference: str, home: Path, output: Path | None = None) -> Path:
     return path
 
 
-def reproduce(reference: str, number: int, home: Path) -> TrialResult:
-    """Run one trial of a search again in the foreground; the search's own records are not changed."""
+def reproduce(reference: str, number: int, home: Path, show: Callable[[str], None] = lambda text: None) -> TrialResult:
+    """Run one trial of a search again in the foreground and ``show`` its log; the search's records are not changed."""
     from search.reproduce import reproduce_trial
 
     with _ledger(home) as ledger:
@@ -237,9 +236,7 @@ def reproduce(reference: str, number: int, home: Path) -> TrialResult:
         known = {trial.number: trial for trial in ledger.trials(record.id)}
         if number not in known:
             raise UsageError(f"search {record.name} has no trial {number}; it has 0 to {len(known) - 1}")
-        return reproduce_trial(record, known[number], home)
-
-
+        return reproduce_trial(record, known[number], home, show)
 
 
 def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = "127.0.0.1") -> tuple[list[str], str]:
@@ -266,7 +263,7 @@ def _status(ledger: Ledger, record: SearchRecord, home: Path) -> StatusReport:
     if record.result is not None and record.status != "running":
         view = SearchResult.model_validate(record.result)
     else:
-        view = search_result(record, spec, found, probe_target().name, home, interrupted=True)
+        view = search_result(record, spec, found, probe_target().name, home, interrupted=record.status == "interrupted")
     return StatusReport(
         search=record.id, name=record.name, workload=record.workload, spec=spec, status=record.status,
         created_at=record.created_at, elapsed_s=record.elapsed_s, trials_wanted=spec.trials, result=view,
@@ -313,5 +310,3 @@ def _writable(home: Path) -> Path:
     except OSError as error:
         raise InfrastructureError(f"home {home} cannot be written: {error.strerror}; choose another --home") from error
     return home.resolve()
-
-

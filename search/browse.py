@@ -9,7 +9,9 @@ from urllib.parse import quote
 from search.mlflow_store import ARTIFACTS, open_client, store_uri
 
 
-def ui_command(home: Path, experiment: str | None, search_id: str | None, port: int, host: str) -> tuple[list[str], str]:
+def ui_command(
+    home: Path, experiment: str | None, search_id: str | None, port: int, host: str
+) -> tuple[list[str], str]:
     """Return the server's command line and the address to open: the search's runs, or all experiments.
 
     Raises:

@@ -21,7 +21,7 @@ from search.scene import (
     vertical_range,
 )
 from search.style import INK
-from search.wording import headline, in_shares, show_limit, show_score
+from search.wording import distinct_labels, headline, in_shares, show_limit, show_score
 
 _INCHES, _DOTS_PER_INCH = (16.0, 10.0), 100
 _OFFSETS = tuple(
@@ -39,9 +39,8 @@ def pareto_png(result: SearchResult, trials: Sequence[TrialResult], path: Path) 
     scene, axis = scene_of(result, trials), axes_of(result)[0]
     figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        2, 1, height_ratios=(0.93, 0.07), hspace=0.02, left=0.065, right=0.80, top=0.88, bottom=0.08
-    )
+    heights = (0.93, 0.07) if scene.early else (0.995, 0.005)
+    grid = figure.add_gridspec(2, 1, height_ratios=heights, hspace=0.02, left=0.065, right=0.80, top=0.88, bottom=0.08)
     upper = figure.add_subplot(grid[0])
     lower = figure.add_subplot(grid[1], sharex=upper)
     _Picture(result, scene, axis, upper, lower).draw()
@@ -178,10 +177,12 @@ class _Picture:
     def _labels(self) -> None:
         """Name the marks and the front, each where it covers least of what is drawn already."""
         renderer = self.upper.figure.canvas.get_renderer()
+        labels = distinct_labels(self.scene.front)
         named = {trial.number: f"{name} ({trial.candidate.backend})" for name, trial in self.scene.marks.items()}
-        named |= {trial.number: trial.label for trial in self.scene.front}
-        if self.result.best is not None:
-            named[self.result.best.number] = f"best: {self.result.best.label}"
+        named |= labels
+        for name, trial in self.scene.marks.items():
+            if trial.number in labels:
+                named[trial.number] = f"{name}: {labels[trial.number]}"
         shown = [trial for trial in (*self.scene.marks.values(), *self.scene.front) if trial.number in named]
         taken = [box for trial in (*self.scene.drawn, *self.scene.marks.values()) for box in self._covered(trial)]
         taken += [_around(*pair) for pair in pairwise(self.upper.transData.transform(self._steps() or [(1, 1)]))]

@@ -52,7 +52,13 @@ def pareto_figure(result: SearchResult, trials: Sequence[TrialResult]) -> Any:
     from plotly.subplots import make_subplots
 
     scene, axes = scene_of(result, trials), axes_of(result)
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.91, 0.09], vertical_spacing=0.015)
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=[0.91, 0.09] if scene.early else [0.995, 0.005],
+        vertical_spacing=0.015,
+    )
     figure = go.Figure(figure)
     drawn = _Traces(result, scene, axes)
     for trace, row in drawn.build():
@@ -86,8 +92,7 @@ class _Traces:
             if ahead:
                 found.append((self._points(backend, ahead, faint=False, legend=True), 1))
         found += [(self._mark(name, trial), 1) for name, trial in reversed(scene.marks.items())]
-        if scene.early:
-            found.append((self._rug(), 2))
+        found.append((self._rug(), 2))
         if scene.failed:
             found.append((self._count(), 1))
         return found + [(trace, 1) for trace in self._structures()]
@@ -155,7 +160,8 @@ class _Traces:
 
     def _rug(self) -> Any:
         trace = self._crosses(self.scene.early, "rejected before accuracy", 0.7)
-        trace.y = [0] * len(self.scene.early)
+        trace.x, trace.y = list(trace.x) or [None], [0] * len(self.scene.early) or [None]
+        trace.showlegend = bool(self.scene.early)
         return trace
 
     def _mark(self, name: str, trial: TrialResult) -> Any:

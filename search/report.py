@@ -21,6 +21,7 @@ from search.wording import (
     headline,
     in_shares,
     is_share,
+    knobs_of,
     pruning_of,
     show_drop,
     show_interval,
@@ -226,13 +227,32 @@ class _Column:
     text: Callable[[TrialResult], str]
     order: Callable[[TrialResult], float | str | None]
     trials_only: bool = False
+    note: Callable[[TrialResult], str] = lambda trial: ""
 
 
 _COLUMNS = (
     _Column("#", "n", lambda t: str(t.number), lambda t: t.number),
-    _Column("Backend", "", lambda t: t.candidate.backend, lambda t: t.candidate.backend),
-    _Column("Quantization", "", lambda t: t.candidate.quantization.scheme, lambda t: t.candidate.quantization.scheme),
-    _Column("Pruning", "", lambda t: pruning_of(t.candidate), lambda t: pruning_of(t.candidate)),
+    _Column(
+        "Backend",
+        "",
+        lambda t: t.candidate.backend,
+        lambda t: t.candidate.backend,
+        note=lambda t: knobs_of(t.candidate.runtime),
+    ),
+    _Column(
+        "Quantization",
+        "",
+        lambda t: t.candidate.quantization.scheme,
+        lambda t: t.candidate.quantization.scheme,
+        note=lambda t: knobs_of(t.candidate.quantization),
+    ),
+    _Column(
+        "Pruning",
+        "",
+        lambda t: pruning_of(t.candidate),
+        lambda t: pruning_of(t.candidate),
+        note=lambda t: _recovery_of(t),
+    ),
     _Column("Batch", "n", lambda t: str(t.candidate.batch_size), lambda t: t.candidate.batch_size),
     _Column("Threads", "n", lambda t: str(t.candidate.runtime.threads), lambda t: t.candidate.runtime.threads),
     _Column("p50", "n", lambda t: show_ms(t.latency_at("p50")), lambda t: t.latency_at("p50")),
@@ -250,14 +270,18 @@ def _row(trial: TrialResult, result: SearchResult) -> dict[str, Any]:
     best = result.best is not None and trial.number == result.best.number
     measured = "front" if trial.pareto else "feasible" if trial.feasible else "over"
     kind = "best front" if best else measured if trial.outcome == "measured" else trial.outcome
-    knobs = {**trial.candidate.quantization.knobs, **trial.candidate.pruning.knobs, **trial.candidate.runtime.knobs}
-    title = ", ".join([trial.source, *(f"{name}={value}" for name, value in knobs.items())])
     cells = [
         {"kind": column.kind, "trials_only": column.trials_only, "value": column.text(trial),
-         "sort": "" if (order := column.order(trial)) is None else order, "title": title if column.title == "#" else ""}
+         "sort": "" if (order := column.order(trial)) is None else order, "note": column.note(trial)}
         for column in _COLUMNS
     ]  # fmt: skip
     return {"kind": kind, "ending": ending_of(trial), "backend": trial.candidate.backend, "cells": cells}
+
+
+def _recovery_of(trial: TrialResult) -> str:
+    pruning = trial.candidate.pruning
+    steps = f"{pruning.recovery_steps} recovery steps" if pruning.recovery_steps else ""
+    return ", ".join(part for part in (steps, knobs_of(pruning)) if part)
 
 
 def _failures(trials: Sequence[TrialResult]) -> list[dict[str, Any]]:

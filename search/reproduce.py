@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from evaluators.outcome import Outcome
@@ -14,8 +15,8 @@ from workers.sandbox import Sandbox
 from workers.supervisor import Supervisor, TrialSettings, run_profile
 
 
-def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path) -> TrialResult:
-    """Run ``trial``'s candidate under its search's settings and return how it ended this time.
+def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path, show: Callable[[str], None]) -> TrialResult:
+    """Run ``trial``'s candidate under its search's settings, ``show`` its log, and return how it ended this time.
 
     A scratch ledger holds it, so the search's own records stay as they are; stages that were cached stay cached.
     """
@@ -28,19 +29,25 @@ def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path) -> Tri
                 profile=record.profile, constraints=spec.constraints, protocol=spec.protocol, seed=spec.seed,
                 trial_timeout_s=spec.trial_timeout_s, memory_limit_bytes=spec.memory_limit_bytes,
             )  # fmt: skip
-            outcome = _run_again(sandbox, trial, settings, record, home)
+            outcome = _run_again(sandbox, trial, settings, record, home, show)
+    if outcome is not None and outcome.failure is not None and outcome.failure.details:
+        show(outcome.failure.details)
     return trial_result(trial.number, trial.candidate, trial.source, "DONE", outcome)
 
 
 def _run_again(
-    sandbox: Sandbox, trial: TrialRecord, settings: TrialSettings, record: SearchRecord, home: Path
-) -> Outcome | None:
+    sandbox: Sandbox, trial: TrialRecord, settings: TrialSettings, record: SearchRecord, home: Path,
+    show: Callable[[str], None],
+) -> Outcome | None:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paretune-") as scratch:
         ledger = Ledger.at(Path(scratch))
         try:
             search = ledger.create_search(record.workload, record.spec)
             again = ledger.add_trial(search.id, trial.candidate, trial.source, trial.evaluation_key, gates=trial.gates)
-            return Supervisor(ledger, sandbox, home).run(again.id, again.attempt, settings)
+            outcome = Supervisor(ledger, sandbox, home).run(again.id, again.attempt, settings)
+            for log in sorted((home / "jobs" / search.id).rglob("log.txt")):
+                show(log.read_text(errors="replace").rstrip())
+            return outcome
         finally:
             ledger.close()
 

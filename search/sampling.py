@@ -46,9 +46,7 @@ class Sampler:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._space = space
         self._random = random.Random(seed)  # noqa: S311
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True
-        )
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
         self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
         self._running: dict[str, Trial] = {}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from evaluators.outcome import Constraint, Interval
 from search.result import SearchResult, TrialResult
+from search.wording import in_shares
 
 _WIDE = 10.0
 _MOST_TICKS = 10
@@ -167,8 +168,9 @@ def vertical_range(result: SearchResult, scene: Scene) -> tuple[Range, int]:
         return Range(0.0, 1.0), 0
     span = max(max(near) - min(near), 0.004 * abs(max(near)), 1e-9)
     ends = [*near, *(bound for trial in scene.front for bound in trial.accuracy_ci95 or ())]
-    low, high = min(ends), max(ends)
-    shown = Range(max(low - 0.6 * span, min([low, *everything]) - 0.15 * span), high + 0.2 * span)
+    low, high = min(ends), min(max(ends), 1.0) if in_shares(result) else max(ends)
+    top = min(high + 0.2 * span, max(high, 1.0) + 0.05 * span) if in_shares(result) else high + 0.2 * span
+    shown = Range(max(low - 0.6 * span, min([low, *everything]) - 0.15 * span), top)
     return shown, sum(value < shown.low for value in everything)
 
 

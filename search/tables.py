@@ -10,6 +10,7 @@ from search.units import show_bytes, show_ms
 from search.wording import (
     NOTHING,
     command,
+    distinct_labels,
     ending_of,
     headline,
     in_shares,
@@ -63,12 +64,13 @@ def trials_table(trials: Sequence[TrialResult]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    labels = distinct_labels(trials)
     table = _table("#", "candidate", "p95", "per s", "accuracy", "ending")
     for trial in trials:
         ending = ending_of(trial)
         style = "" if trial.feasible else "dim"
         table.add_row(
-            Text(str(trial.number), style=style), Text(trial.label, style=style),
+            Text(str(trial.number), style=style), Text(labels[trial.number], style=style),
             Text(show_ms(trial.latency_at("p95")), style=style), Text(_rate(trial), style=style),
             Text(show_score(trial.accuracy), style=style),
             Text(ending, style=_ENDINGS.get(ending, "red" if trial.outcome == "failed" else "")),
@@ -83,10 +85,11 @@ def front_table(trials: Sequence[TrialResult]) -> RenderableType:
 
     if not trials:
         return Text("The front is empty: no trial is feasible.")
+    labels = distinct_labels(trials)
     table = _table("#", "candidate", "p95", "per s", "accuracy", "drop", "size")
     for trial in trials:
         table.add_row(
-            str(trial.number), Text(trial.label), show_ms(trial.latency_at("p95")),
+            str(trial.number), Text(labels[trial.number]), show_ms(trial.latency_at("p95")),
             _rate(trial), show_score(trial.accuracy), show_drop(trial.accuracy_drop, is_share(trial)),
             show_bytes(trial.size_bytes),
         )  # fmt: skip

@@ -76,9 +76,7 @@ def find_baseline(trials: Sequence[TrialResult], best: TrialResult | None) -> Tr
     return min(same, key=lambda trial: trial.candidate.runtime.threads != wanted.runtime.threads, default=None)
 
 
-def find_best_float(
-    trials: Sequence[TrialResult], best: TrialResult | None, spec: SearchSpec
-) -> TrialResult | None:
+def find_best_float(trials: Sequence[TrialResult], best: TrialResult | None, spec: SearchSpec) -> TrialResult | None:
     """Return the fastest unmodified fp32 model of any backend at the batch size of ``best``."""
     size = best.candidate.batch_size if best else min((t.candidate.batch_size for t in trials), default=1)
     found = [

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Pruning, Quantization, Runtime
 from evaluators.outcome import Constraint, Interval, Verdict
 from search.home import home_folder
 from search.result import SearchResult, TrialResult
@@ -104,6 +104,32 @@ def pruning_of(candidate: Candidate) -> str:
     """Write a candidate's pruning: ``none`` or ``channel 0.50``."""
     pruning = candidate.pruning
     return pruning.structure if pruning.structure == "none" else f"{pruning.structure} {pruning.amount:.2f}"
+
+
+def knobs_of(part: Quantization | Pruning | Runtime) -> str:
+    """Write the knobs of a part of a candidate: ``preset=mixed, range=mean``."""
+    return ", ".join(f"{name}={value}" for name, value in part.knobs.items())
+
+
+def distinct_labels(trials: Iterable[TrialResult]) -> dict[int, str]:
+    """Return a label for each trial, by number; those that share one are told apart by the knobs that differ."""
+    alike: dict[str, list[TrialResult]] = {}
+    for trial in trials:
+        alike.setdefault(trial.label, []).append(trial)
+    labels = {}
+    for label, group in alike.items():
+        knobs = {trial.number: _all_knobs(trial.candidate) for trial in group}
+        differing = {name for each in knobs.values() for name, value in each.items()
+                     if any(other.get(name) != value for other in knobs.values())}  # fmt: skip
+        for number, each in knobs.items():
+            told = [f"{name}={value}" for name, value in each.items() if name in differing]
+            labels[number] = " ".join([label, *told])
+    return labels
+
+
+def _all_knobs(candidate: Candidate) -> dict[str, object]:
+    steps = {"recovery_steps": candidate.pruning.recovery_steps} if candidate.pruning.recovery_steps else {}
+    return {**candidate.quantization.knobs, **candidate.pruning.knobs, **steps, **candidate.runtime.knobs}
 
 
 def ending_of(trial: TrialResult) -> str:

@@ -95,7 +95,7 @@ class OnnxStaticInt8(Quantizer):
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         left_out = set() if saturates(target) else {"reduce_range"}
         if transformer(profile):
-            left_out.add("operators")
+            left_out |= {"operators", "format"}  # see _of_transformer
         return tuple(
             replace(parameter, default="qint8")
             if isinstance(parameter, Choice) and parameter.name == "activation_type" and target.has("neon")
@@ -113,16 +113,17 @@ class OnnxStaticInt8(Quantizer):
             "entropy": CalibrationMethod.Entropy,
             "percentile": CalibrationMethod.Percentile,
         }
-        # Normalization, softmax and masks of -inf in int8 leave nothing of a transformer's result.
-        operators = values.get("operators", "compute" if transformer(source.profile) else "all")
         batches = _feeds(source, _MOST_EXAMPLES[calibration])
         with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model statically"):
+            prepared = _prepared(source, Path(scratch))
+            kept_float, options = _of_transformer(prepared) if transformer(source.profile) else ([], {})
             quantize_static(
-                _prepared(source, Path(scratch)),
+                prepared,
                 str(folder / MODEL),
                 _reader(batches),
-                quant_format=QuantFormat.QOperator if values["format"] == "qoperator" else QuantFormat.QDQ,
-                op_types_to_quantize=list(_COMPUTE) if operators == "compute" else None,
+                quant_format=QuantFormat.QOperator if values.get("format") == "qoperator" else QuantFormat.QDQ,
+                op_types_to_quantize=list(_COMPUTE) if values.get("operators") != "all" else None,
+                nodes_to_exclude=kept_float,
                 per_channel=bool(values["per_channel"]),
                 reduce_range=bool(values.get("reduce_range", False)),
                 activation_type=QuantType.QInt8 if values["activation_type"] == "qint8" else QuantType.QUInt8,
@@ -132,6 +133,7 @@ class OnnxStaticInt8(Quantizer):
                     "CalibStridedMinMax": 1,  # one batch in memory at a time; also lets their shapes differ
                     "CalibTensorRangeSymmetric": False,
                     "CalibPercentile": 99.99,
+                    **options,
                 },
             )
         _require_quantized(folder / MODEL)
@@ -145,6 +147,20 @@ def _prepared(source: SourceModel, scratch: Path) -> str:
     # Symbolic shape inference fails on the masks of attention, and quantization does not need it.
     quant_pre_process(str(source.onnx()), str(path), skip_symbolic_shape=True)
     return str(path)
+
+
+def _of_transformer(prepared: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the nodes of a transformer that stay float and onnxruntime's options for the others.
+
+    Only products with weights run in int8, and their results stay float: normalization, softmax, masks of -inf and
+    products of two activations lose up to 20 dB in int8 and gain no time.
+    """
+    import onnx
+
+    graph = onnx.load(prepared).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul" and not weights.intersection(node.input)]
+    return [node.name for node in products], {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
 
 
 def _feeds(source: SourceModel, limit: int) -> list[dict[str, np.ndarray]]:

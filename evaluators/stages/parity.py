@@ -13,7 +13,6 @@ FLOAT_SQNR_DB = 30.0
 """An unmodified fp32 model whose outputs differ by more than this (about 3 %) is another model."""
 
 
-
 def compare(
     found: Sequence[Sequence[np.ndarray]], wanted: Sequence[Sequence[np.ndarray]], examples: int
 ) -> ParityEvidence:

@@ -105,9 +105,14 @@ def reproduce(
     """Run one trial of a search again, in the foreground, with its logs."""
     from search import api, tables
 
-    result = api.reproduce(search, trial, options.existing(home))
+    result = api.reproduce(search, trial, options.existing(home), show=_logged)
     payload = {"search": search, "trial": result.to_json()}
     return Reply(payload, lambda: tables.trials_table([result]), 0 if result.feasible else 4)
+
+
+def _logged(text: str) -> None:
+    if text:
+        print(text, file=sys.stderr)
 
 
 def cancel(

@@ -51,7 +51,7 @@ def test_every_trial_is_listed_with_the_stages_it_went_through(tiny_search: Fini
 def test_the_report_is_one_file_that_needs_no_network(tiny_search: Finished) -> None:
     text = Path(tiny_search.result["report"]).read_text()
     assert "plotly" in text.lower()
-    assert "<script src=" not in text and "<link rel=\"stylesheet\"" not in text
+    assert "<script src=" not in text and '<link rel="stylesheet"' not in text
     assert tiny_search.result["best"]["candidate"]["backend"] in text
 
 
