@@ -67,13 +67,13 @@ def time_calls(ready: Ready, setting: Setting) -> dict[str, float]:
 
 def accuracy(ready: Ready, setting: Setting) -> float:
     """Score the whole validation split with the example's own metric."""
-    import by_hand
     import torch
+    from by_hand import example
 
     correct, total = 0.0, 0
     for images, labels in setting.batches("validation"):
         logits = torch.from_numpy(ready.logits(ready.run(ready.prepare(images)))[: len(labels)])
-        correct += by_hand.example.top1(logits, torch.from_numpy(labels)).sum().item()
+        correct += example.top1(logits, torch.from_numpy(labels)).sum().item()
         total += len(labels)
     return correct / total
 

@@ -105,10 +105,8 @@ class _Picture:
             upper.text(0.996, 0.008, text, transform=upper.transAxes, ha="right", va="bottom", **small)
 
     def _limits(self) -> None:
-        line, tint = (
-            {"color": LIMIT, "linestyle": (0, (6, 4)), "linewidth": 1.6},
-            {"color": LIMIT, "alpha": 0.05, "linewidth": 0},
-        )
+        line = {"color": LIMIT, "linestyle": (0, (6, 4)), "linewidth": 1.6}
+        tint = {"color": LIMIT, "alpha": 0.05, "linewidth": 0}
         if self.axis.limit is not None and (at := self.axis.limit_value) is not None:
             for plot in (self.upper, self.lower):
                 plot.axvline(at, **line)
@@ -186,6 +184,8 @@ class _Picture:
         shown = [trial for trial in (*self.scene.marks.values(), *self.scene.front) if trial.number in named]
         taken = [box for trial in (*self.scene.drawn, *self.scene.marks.values()) for box in self._covered(trial)]
         taken += [_around(*pair) for pair in pairwise(self.upper.transData.transform(self._steps() or [(1, 1)]))]
+        taken += [written.get_window_extent(renderer) for written in self.upper.texts]
+        taken += [line.get_window_extent(renderer).padded(3) for line in self.upper.lines if line.is_dashed()]
         frame, done = self.upper.get_window_extent(renderer), set()
         for trial in shown:
             if trial.number in done or self._pixel(trial) is None:

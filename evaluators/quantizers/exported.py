@@ -70,12 +70,13 @@ class InductorStaticInt8(Quantizer):
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import torch
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-        from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
         calibration = str(values["calibration"])
         inputs = source.profile.inputs
         with converting("torchao cannot quantize the exported model"), torch.no_grad():
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+            from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
+
             module = torch.export.load(source.exported()).module()
             quantizer = X86InductorQuantizer()
             quantizer.set_global(_configuration(calibration, bool(values.get("reduce_range", False))))

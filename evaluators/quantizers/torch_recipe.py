@@ -218,4 +218,5 @@ def _use_engine(engine: str) -> None:
     if engine not in torch.backends.quantized.supported_engines:
         known = ", ".join(torch.backends.quantized.supported_engines)
         raise UnsupportedError(f"this torch has no quantized engine {engine!r}; it has {known}")
+    torch.backends.mha.set_fastpath_enabled(False)  # it takes float weights only
     torch.backends.quantized.engine = engine

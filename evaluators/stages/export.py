@@ -7,12 +7,13 @@ outputs in order: the user's own structure of inputs and outputs (dict, tuple) e
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.errors import UnsupportedError
-from evaluators.libraries import converting, first_line
+from evaluators.libraries import converting
 from evaluators.profile import WorkloadProfile
 from evaluators.structure import Structure, call, flatten
 
@@ -77,18 +78,26 @@ def _capture(module: nn.Module, tensors: Sequence[Any], axes: Any, batch_size: i
 
     if batch_size is None and tensors[0].shape[0] == 1:  # torch.export takes an axis of length 1 for a constant
         tensors = [torch.cat([tensor, tensor]) for tensor in tensors]
-    with converting("torch.export cannot capture the model"), torch.no_grad():
+    with converting("torch.export cannot capture the model"), torch.no_grad(), _plain_attention():
         try:  # quantization in this form needs what strict mode gives
             return torch.export.export(module, tuple(tensors), dynamic_shapes=axes, strict=True)
         except MemoryError:
             raise
-        except Exception as strictly:
-            try:
-                return torch.export.export(module, tuple(tensors), dynamic_shapes=axes, strict=False)
-            except MemoryError:
-                raise
-            except Exception as loosely:
-                raise UnsupportedError(f"torch.export cannot capture the model: {first_line(loosely)}") from strictly
+        except Exception:
+            return torch.export.export(module, tuple(tensors), dynamic_shapes=axes, strict=False)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep torch's transformer layers from calling fused operators that no other runtime knows."""
+    from torch.backends import mha
+
+    enabled = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(enabled)
 
 
 def dynamic_axes(inputs: Structure, batch_size: int | None) -> tuple[dict[int, Any], ...]:

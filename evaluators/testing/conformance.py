@@ -3,10 +3,14 @@
 A test module parametrizes it over what is registered::
 
     @pytest.mark.parametrize("case", conformance.cases(), ids=str)
-    def test_backend(case, tmp_path_factory):
+    def test_backend(case, home):
         conformance.check(case, home)
 
-``check`` raises ``UnavailableError`` where the case cannot be tried on this machine, and ``NonconformingError`` where
+    @pytest.mark.parametrize("case", conformance.variations(), ids=str)
+    def test_knob(case, home):
+        conformance.check_knob(case, home)
+
+They raise ``UnavailableError`` where the case cannot be tried on this machine, and ``NonconformingError`` where
 the backend or the quantizer breaks the contract.
 """
 
@@ -15,7 +19,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +29,7 @@ from evaluators import registry
 from evaluators.backends.base import Runner
 from evaluators.batching import as_arrays, example_batches
 from evaluators.bundle import Manifest, read_manifest
-from evaluators.candidate import Candidate, Quantization, Runtime
+from evaluators.candidate import Candidate, Quantization, Runtime, Scalar
 from evaluators.errors import ParetuneError
 from evaluators.jobs import PrepareJob, ProfileJob
 from evaluators.parameters import check_values, defaults
@@ -56,15 +60,17 @@ class NonconformingError(ParetuneError):
 
 @dataclass(frozen=True)
 class Case:
-    """One registered (backend, scheme) on one tiny workload at one batch size."""
+    """One registered (backend, scheme) on one tiny workload; ``knob`` is one that is not at its default."""
 
     backend: str
     scheme: str
     workload: str
     batch_size: int
+    knob: tuple[str, Scalar] | None = None
 
     def __str__(self) -> str:
-        return f"{self.backend}-{self.scheme}-{self.workload}-b{self.batch_size}"
+        knob = f"-{self.knob[0]}={self.knob[1]}" if self.knob else ""
+        return f"{self.backend}-{self.scheme}-{self.workload}-b{self.batch_size}{knob}"
 
     @property
     def reference(self) -> str:
@@ -79,6 +85,17 @@ def cases(backend: str | None = None) -> list[Case]:
         for name, scheme in sorted(registry.quantizers())
         if backend in (None, name)
         for workload, batch_size in (SETTINGS[:1] if scheme == "bf16" else SETTINGS)
+    ]
+
+
+def variations(backend: str | None = None) -> list[Case]:
+    """Return a case for every value of every quantizer's knobs that is not the default."""
+    return [
+        replace(case, knob=(parameter.name, value))
+        for case in cases(backend)
+        for parameter in registry.quantizers()[case.backend, case.scheme].parameters
+        for value in parameter.values
+        if value != parameter.default
     ]
 
 
@@ -97,6 +114,19 @@ def check(case: Case, home: Path) -> None:
     _check_outputs(case, manifest, found, _original(case))
     _check_repeatable(case, runner, batches, found)
     _check_elsewhere(case, bundle, batches, found, home)
+
+
+def check_knob(case: Case, home: Path) -> None:
+    """Build and run a case of ``variations``: every value that is declared must work.
+
+    Raises:
+        UnavailableError: it cannot be tried on this machine, or makes no difference to this model.
+        NonconformingError: it breaks the contract.
+    """
+    bundle = build(case, home)
+    manifest = read_manifest(bundle)
+    runner = registry.backend(case.backend).load(bundle, manifest)
+    _check_outputs(case, manifest, [_run(runner, batch) for batch in inputs_of(case)], _original(case))
 
 
 def profile_of(reference: str, home: Path) -> WorkloadProfile:
@@ -131,10 +161,17 @@ def candidate_of(case: Case, profile: WorkloadProfile) -> Candidate:
     for owner, parameters in ((f"{case.backend} {case.scheme}", knobs), (case.backend, options)):
         if (odd := check_values(parameters, defaults(parameters), owner)) is not None:
             raise NonconformingError(odd)
+    values = defaults(knobs)
+    if case.knob is not None:
+        name, value = case.knob
+        offered = {knob.name: knob.values for knob in knobs}.get(name, ())
+        if value not in offered or value == values[name]:
+            raise UnavailableError(f"{name}={value} is not offered for {case.workload} on {target.name}, or is its default")
+        values[name] = value
     return Candidate(
         target=target.name,
         backend=case.backend,
-        quantization=Quantization(scheme=case.scheme, **defaults(knobs)),
+        quantization=Quantization(scheme=case.scheme, **values),
         batch_size=case.batch_size,
         runtime=Runtime(threads=1, **defaults(options)),
     )

@@ -112,3 +112,11 @@ def test_a_hopeless_trial_does_not_squeeze_the_front() -> None:
     hopeless = a_trial(99, accuracy=0.1)
     shown, hidden = vertical_range(result, scene_of(result, [*trials, hopeless]))
     assert shown.low > 0.8 and hidden >= 1
+
+
+def test_the_horizontal_axis_is_labelled_even_where_nothing_was_rejected_early() -> None:
+    result, trials = a_search(4)
+    assert not scene_of(result, trials).early
+    figure = pareto_figure(result, trials)
+    assert any(trace.xaxis == "x2" for trace in figure.data)
+    assert "throughput" in figure.layout.xaxis2.title.text

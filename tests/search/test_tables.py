@@ -12,8 +12,17 @@ from evaluators.outcome import Failure, FailureKind
 from search.live import LiveProgress
 from search.tables import front_table, relaxations_table, summary, trials_table
 from search.view import count_trials
-from search.wording import headline, show_drop, show_interval, show_limit, show_metric, show_relaxed, show_score
-from tests.search.factories import a_search, a_spec, a_trial
+from search.wording import (
+    distinct_labels,
+    headline,
+    show_drop,
+    show_interval,
+    show_limit,
+    show_metric,
+    show_relaxed,
+    show_score,
+)
+from tests.search.factories import a_candidate, a_search, a_spec, a_trial
 
 
 def _text(renderable: Any, width: int = 80) -> str:
@@ -123,3 +132,11 @@ def test_a_metric_that_is_no_share_is_not_written_in_percent() -> None:
     best = a_trial(1, accuracy=-0.4, constraints=())
     result, _ = a_search(4)
     assert "drop 1.323" in headline(result.model_copy(update={"best": best}))
+
+
+def test_candidates_with_the_same_label_are_told_apart_by_the_knobs_that_differ() -> None:
+    knobs = [{"preset": "mixed", "range": "mean"}, {"preset": "mixed", "range": "minmax"}]
+    alike = [a_trial(number, a_candidate("openvino", "static_int8", **each)) for number, each in enumerate(knobs)]
+    labels = distinct_labels([*alike, a_trial(2)])
+    assert labels[0] == f"{alike[0].label} range=mean" and labels[1].endswith(" range=minmax")
+    assert labels[2] == a_trial(2).label
