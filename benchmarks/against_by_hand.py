@@ -137,8 +137,7 @@ def write_answer(arguments: argparse.Namespace) -> None:
     try:
         found = work(arguments)
     except Exception as error:
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        found = {"error": f"{type(error).__name__}: {line}"[:200]}
+        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]}
         sys.excepthook(type(error), error, error.__traceback__)
     (Path(arguments.worker[2]) / "answer.json").write_text(json.dumps(found))
 

@@ -166,7 +166,7 @@ def candidate_of(case: Case, profile: WorkloadProfile) -> Candidate:
         name, value = case.knob
         offered = {knob.name: knob.values for knob in knobs}.get(name, ())
         if value not in offered or value == values[name]:
-            raise UnavailableError(f"{name}={value} is not offered for {case.workload} on {target.name}, or is its default")
+            raise UnavailableError(f"{name}={value} is the default or no choice for {case.workload} on {target.name}")
         values[name] = value
     return Candidate(
         target=target.name,
