@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def load_splits(workload: Workload, problems: list[Problem]) -> dict[str, Any]:
             what = f"the {name} split is empty"
             problems.append(Problem(level="error", what=what, advice="check its path and filter"))
         elif (odd := _odd_example(dataset[0])) is not None:
-            what = f"the first example of {name} is {odd}"
+            what = f"the first example of {name}: {odd}"
             problems.append(Problem(level="error", what=what, advice="a dataset yields (inputs, target)"))
         splits[name] = dataset
     return splits
@@ -67,7 +68,7 @@ def load_splits(workload: Workload, problems: list[Problem]) -> dict[str, Any]:
 
 def _odd_example(example: Any) -> str | None:
     if not isinstance(example, tuple | list) or len(example) != 2:
-        return f"a {type(example).__name__}, not a pair (inputs, target)"
+        return f"it is a {type(example).__name__}, not a pair (inputs, target)"
     try:
         flatten(example[0], "input")
     except WorkloadError as error:
@@ -78,7 +79,7 @@ def _odd_example(example: Any) -> str | None:
 def hash_examples(dataset: Any) -> list[str]:
     """Return a hash of the inputs of each example, of at most 20,000 spread evenly."""
     total = len(dataset) if hasattr(dataset, "__len__") else 0
-    step = max(1, total // HASHED_EXAMPLES)
+    step = max(1, math.ceil(total / HASHED_EXAMPLES))
     hashes = []
     for i in range(0, total, step):
         try:

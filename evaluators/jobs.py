@@ -13,12 +13,17 @@ from evaluators.profile import Problem, WorkloadProfile
 
 
 class Protocol(Frozen):
-    """How latency is measured: warm-up, then at least this long *and* this often, at most ``max_seconds``."""
+    """How latency is measured: warm-up, then at least this long *and* this often.
+
+    After ``max_seconds`` it ends as soon as there are samples enough for ``percentile``, after ``patience_seconds`` in
+    any case.
+    """
 
     percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
     min_seconds: float = Field(default=1.0, gt=0)
     min_calls: int = Field(default=200, ge=20)
     max_seconds: float = Field(default=6.0, gt=0)
+    patience_seconds: float = Field(default=60.0, gt=0)
 
 
 class ProfileJob(Frozen):

@@ -88,9 +88,12 @@ class LatencyEvidence(Frozen):
 
     @property
     def value(self) -> float:
-        """The percentile that the search constrains, in milliseconds; p50 where it is not supported."""
+        """The percentile that the search constrains, in milliseconds.
+
+        Where the samples do not support it, the upper end of its interval, the largest sample, stands in.
+        """
         chosen: float | None = getattr(self, self.percentile)
-        return self.p50 if chosen is None else chosen
+        return self.ci95[1] if chosen is None else chosen
 
 
 class AccuracyEvidence(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,7 @@ def _facts(workload: Workload, model: Any, splits: dict[str, Any], hashes: dict[
 
 
 def _targets_digest(dataset: Any) -> str:
-    step = max(1, len(dataset) // HASHED_EXAMPLES)
+    step = max(1, math.ceil(len(dataset) / HASHED_EXAMPLES))
     state = hashlib.sha256()
     for i in range(0, len(dataset), step):
         target = dataset[i][1]

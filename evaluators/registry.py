@@ -23,7 +23,8 @@ def backends() -> dict[str, Backend]:
 @cache
 def quantizers() -> dict[tuple[str, str], Quantizer]:
     """Return every declared quantizer by (backend, scheme)."""
-    return {(backend, item.scheme): item for item in _load(QUANTIZERS, Quantizer) for backend in item.backends}
+    own = [quantizer() for backend in backends().values() for quantizer in backend.quantizers]
+    return {(backend, item.scheme): item for item in (*_load(QUANTIZERS, Quantizer), *own) for backend in item.backends}
 
 
 @cache

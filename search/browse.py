@@ -28,4 +28,7 @@ def ui_command(
     if found is None:
         return command, address
     condition = quote(f"tags.`paretune.search` = '{search_id}'", safe="")
-    return command, f"{address}#/experiments/{found.experiment_id}/runs?workflowType=machine_learning&searchFilter={condition}"
+    return (
+        command,
+        f"{address}#/experiments/{found.experiment_id}/runs?workflowType=machine_learning&searchFilter={condition}",
+    )

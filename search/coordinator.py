@@ -19,7 +19,7 @@ from evaluators.target import probe_target
 from search.progress import Progress
 from search.projection import Projection
 from search.result import SearchResult, TrialResult
-from search.spec import SearchSpec
+from search.spec import SearchSpec, memory_limit
 from search.trial_loop import Session, TrialLoop
 from search.view import count_trials, search_result, trial_results
 from workers.lease import Cancellation, owner_is_alive
@@ -30,7 +30,6 @@ from workers.sandbox import Sandbox
 from workers.supervisor import Supervisor, TrialSettings, run_profile
 
 WATCH_SECONDS = 1.0
-DEFAULT_MEMORY_SHARE = 0.8
 
 
 class Coordinator:
@@ -153,7 +152,7 @@ class Coordinator:
     @property
     def memory_limit_bytes(self) -> int:
         """The private memory that one trial may map."""
-        return self._spec.memory_limit_bytes or int(DEFAULT_MEMORY_SHARE * self._target.memory_bytes)
+        return memory_limit(self._spec, self._target)
 
     @property
     def seconds_left(self) -> float:

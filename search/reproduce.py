@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evaluators.outcome import Outcome
+from evaluators.target import probe_target
 from search.result import TrialResult, trial_result
-from search.spec import SearchSpec
+from search.spec import SearchSpec, memory_limit
 from workers.ledger import Ledger
 from workers.records import SearchRecord, TrialRecord
 from workers.sandbox import Sandbox
@@ -27,7 +28,7 @@ def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path, show: 
         else:
             settings = TrialSettings(
                 profile=record.profile, constraints=spec.constraints, protocol=spec.protocol, seed=spec.seed,
-                trial_timeout_s=spec.trial_timeout_s, memory_limit_bytes=spec.memory_limit_bytes,
+                trial_timeout_s=spec.trial_timeout_s, memory_limit_bytes=memory_limit(spec, probe_target()),
             )  # fmt: skip
             outcome = _run_again(sandbox, trial, settings, record, home, show)
     if outcome is not None and outcome.failure is not None and outcome.failure.details:
@@ -54,5 +55,5 @@ def _run_again(
 
 def _read_again(sandbox: Sandbox, record: SearchRecord, spec: SearchSpec, home: Path) -> Outcome | None:
     answer = run_profile(sandbox, home, record.workload, seed=spec.seed, timeout_s=spec.trial_timeout_s,
-                         memory_limit_bytes=spec.memory_limit_bytes)  # fmt: skip
+                         memory_limit_bytes=memory_limit(spec, probe_target()))  # fmt: skip
     return answer.outcome if answer else None

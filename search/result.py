@@ -55,11 +55,14 @@ class TrialResult(Frozen):
     mlflow_run_id: str | None = None
 
     def latency_at(self, percentile: str) -> float | None:
-        """The latency at ``percentile`` in ms, p50 where the samples did not support it, None if not measured."""
+        """The latency at the search's ``percentile`` in ms, None if not measured.
+
+        Where the samples did not support it, the upper end of its interval stands in.
+        """
         if self.latency_ms is None:
             return None
         value: float | None = getattr(self.latency_ms, percentile)
-        return self.latency_ms.p50 if value is None else value
+        return self.latency_ms.ci95[1] if value is None else value
 
 
 class TrialCounts(Frozen):

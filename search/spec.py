@@ -14,10 +14,12 @@ from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from evaluators.jobs import Protocol
 from evaluators.outcome import Constraint
+from evaluators.target import Target
 from search import units
 
 ENVIRONMENT_PREFIX = "PARETUNE_"
 DEFAULT_ACCURACY_DROP = 0.01
+DEFAULT_MEMORY_SHARE = 0.8
 
 Objective = Literal["latency", "throughput", "size"]
 Percentile = Literal["p50", "p90", "p95", "p99"]
@@ -115,6 +117,11 @@ class SearchSpec(Frozen):
     def protocol(self) -> Protocol:
         """How latency is measured."""
         return Protocol(percentile=self.percentile)
+
+
+def memory_limit(spec: SearchSpec, target: Target) -> int:
+    """Return the private memory that one trial may map: as asked, else a share of what the machine has."""
+    return spec.memory_limit_bytes or int(DEFAULT_MEMORY_SHARE * target.memory_bytes)
 
 
 def load_spec(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.candidate import Candidate
+from evaluators.errors import IllegalCandidateError
 from evaluators.frozen import digest
 from evaluators.outcome import Outcome
 from evaluators.registry import backend as find_backend
+from evaluators.registry import quantizers
 from evaluators.space import Space
 from evaluators.target import environment
 from evaluators.verdicts import judge_all
@@ -169,7 +172,9 @@ class TrialLoop:
         values = (objective, trial.accuracy) if objective is not None and trial.accuracy is not None else None
         told = Told(values, violations)
         self._told[trial.candidate.hash] = told
-        if trial.failure_kind != "lost":
+        if trial.failure_kind == "lost":
+            return
+        with suppress(IllegalCandidateError):  # its backend may be gone since an earlier session
             self._sampler.tell(trial.candidate, told)
 
     def _evaluation_key(self, candidate: Candidate) -> str:
@@ -177,7 +182,9 @@ class TrialLoop:
         session = self._session
         profile, spec = session.settings.profile, session.spec
         facts = [profile.fingerprint, session.space.target.fingerprint, spec.protocol.to_json(), spec.seed]
-        return digest([candidate.to_json(), facts, environment(*find_backend(candidate.backend).requires)])
+        quantizer = quantizers()[candidate.backend, candidate.quantization.scheme]
+        libraries = (*find_backend(candidate.backend).requires, *quantizer.requires, "torch-pruning")
+        return digest([candidate.to_json(), facts, environment(*libraries)])
 
     def _typical_seconds(self) -> float:
         """Half of what a trial takes: with less time left, none is begun."""

@@ -22,7 +22,7 @@ def outcome_of_death(death: SandboxResult) -> Outcome:
     stage = death.stage or "start"
     kind, reason = _cause(death, stage)
     failure = Failure(kind=kind, stage=stage, reason=reason, details=death.log_tail)
-    return Outcome(kind="failed", failure=failure)
+    return Outcome(kind="failed", failure=failure, stage_seconds={stage: round(death.seconds, 3)})
 
 
 def _cause(death: SandboxResult, stage: str) -> tuple[FailureKind, str]:

@@ -141,13 +141,17 @@ class Supervisor:
         again = f"paretune reproduce {trial.search_id} {trial.number} --home {shlex.quote(str(self._home))}"
         return outcome.model_copy(
             update={
-                "stage_seconds": earlier.stage_seconds | outcome.stage_seconds,
+                "stage_seconds": _added(earlier.stage_seconds, outcome.stage_seconds),
                 "cached_stages": earlier.cached_stages + outcome.cached_stages,
                 "bundle": outcome.bundle or earlier.bundle or None,
                 "evaluation_key": trial.evaluation_key,
                 "reproduce": again if outcome.kind == "failed" else outcome.reproduce,
             }
         )
+
+
+def _added(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in (one | other)}
 
 
 def run_profile(

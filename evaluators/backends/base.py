@@ -15,6 +15,7 @@ from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate, Scalar
 from evaluators.parameters import Parameter
 from evaluators.profile import WorkloadProfile
+from evaluators.quantizers.base import Quantizer
 from evaluators.source import SourceModel
 from evaluators.target import Target
 
@@ -42,6 +43,7 @@ class Backend(ABC):
         requires: distributions that must be installed.
         extra: the extra of ``pip install 'paretune[extra]'`` that brings them.
         options: runtime options besides ``threads``, each a dimension of the space; applied by ``load``.
+        quantizers: quantizers that come with the backend, besides those with an entry point of their own.
         as_written: values of options that run the user's module just as the user wrote it.
         threads_at_build: whether ``build`` bakes the number of threads into the bundle.
     """
@@ -50,6 +52,7 @@ class Backend(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     options: ClassVar[tuple[Parameter, ...]] = ()
+    quantizers: ClassVar[tuple[type[Quantizer], ...]] = ()
     as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({})
     threads_at_build: ClassVar[bool] = False
 

@@ -1,6 +1,6 @@
 """Unstructured pruning: the smallest weights of the whole model become zero.
 
-Dense kernels are no faster for it; it is there for its size, and because people ask.
+Dense kernels are no faster for it, and files are no smaller until somebody compresses them.
 """
 
 from __future__ import annotations

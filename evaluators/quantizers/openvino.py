@@ -34,11 +34,15 @@ class OpenVinoFloat32(Quantizer):
         _save(_converted(source), folder)
 
 
-class OpenVinoBfloat16(OpenVinoFloat32):
-    """Computed in bfloat16; the file keeps float32, the runtime converts the weights when it loads them."""
+class OpenVinoBfloat16(Quantizer):
+    """Computed in bfloat16; weights are stored in float16, from which the runtime makes bfloat16 when it loads them."""
 
     scheme: ClassVar[str] = "bf16"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
     needs: ClassVar[tuple[str, ...]] = BFLOAT16
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        _save(_converted(source), folder, half=True)
 
     def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
         """Without matrix units for it, bfloat16 is slower than fp32 on most processors."""
@@ -90,10 +94,10 @@ def _converted(source: SourceModel) -> Any:
         return openvino.Core().read_model(str(source.onnx()))
 
 
-def _save(model: Any, folder: Path) -> None:
+def _save(model: Any, folder: Path, *, half: bool = False) -> None:
     import openvino
 
-    openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
+    openvino.save_model(model, str(folder / MODEL), compress_to_fp16=half)
 
 
 def _feeds(source: SourceModel) -> Any:

@@ -42,9 +42,11 @@ class Recipe:
     activations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, weights: Path, folder: Path) -> None:
-        """Write the recipe beside a copy of the float weights and their plan."""
+        """Write the recipe beside the plan and the float weights; in bf16, weights lose nothing by being stored so."""
         for name in _MODEL_FILES:
             shutil.copyfile(weights / name, folder / name)
+        if self.scheme == "bf16":
+            _halve(folder / _MODEL_FILES[1])
         (folder / RECIPE).write_text(json.dumps(asdict(self), sort_keys=True))
 
 
@@ -73,6 +75,16 @@ def apply_recipe(recipe: Recipe, module: nn.Module, inputs: Structure) -> nn.Mod
             converted: nn.Module = convert(prepared)
             return converted
     raise UnsupportedError(f"eager has no scheme {recipe.scheme!r}")
+
+
+def _halve(path: Path) -> None:
+    """Store the float32 tensors of a safetensors file in bfloat16."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    halved = {name: t.to(torch.bfloat16) if t.dtype == torch.float32 else t for name, t in tensors.items()}
+    save_file(halved, path)
 
 
 def bfloat16_module(module: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluators.jobs import Protocol
 from evaluators.outcome import LatencyEvidence
-from evaluators.statistics import percentile, percentile_interval
+from evaluators.statistics import percentile, percentile_interval, samples_needed
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -54,6 +54,7 @@ def measure_latency(
     median surely lies above the budget.
     """
     warmup_calls = warm_up(run, batches, clock)
+    needed = samples_needed(QUANTILES[protocol.percentile])
     samples: list[float] = []
     enabled = gc.isenabled()
     gc.collect()
@@ -67,9 +68,9 @@ def measure_latency(
             end = clock()
             samples.append(end - begun)
             elapsed = end - start
-            if elapsed > protocol.max_seconds and len(samples) >= 5:
+            if elapsed > protocol.patience_seconds or (len(samples) >= needed and elapsed > protocol.max_seconds):
                 break
-            if len(samples) >= protocol.min_calls and elapsed >= protocol.min_seconds:
+            if len(samples) >= max(needed, protocol.min_calls) and elapsed >= protocol.min_seconds:
                 break
             if quick and budget_ms is not None and len(samples) >= QUICK_CALLS and elapsed >= QUICK_SECONDS:
                 quick = False
@@ -84,7 +85,6 @@ def measure_latency(
 def summarize(samples_ms: np.ndarray, protocol: Protocol, warmup_calls: int, load_seconds: float) -> LatencyEvidence:
     """Draw percentiles and the interval of the protocol's percentile from samples in milliseconds."""
     found = {name: percentile(samples_ms, quantile) for name, quantile in QUANTILES.items()}
-    supported = protocol.percentile if found[protocol.percentile] is not None else "p50"
     return LatencyEvidence(
         percentile=protocol.percentile,
         p50=float(np.median(samples_ms)),
@@ -92,7 +92,7 @@ def summarize(samples_ms: np.ndarray, protocol: Protocol, warmup_calls: int, loa
         p95=found["p95"],
         p99=found["p99"],
         mean=float(samples_ms.mean()),
-        ci95=percentile_interval(samples_ms, QUANTILES[supported]),
+        ci95=percentile_interval(samples_ms, QUANTILES[protocol.percentile]),
         samples=len(samples_ms),
         warmup_calls=warmup_calls,
         load_seconds=load_seconds,

@@ -42,7 +42,10 @@ def trials(
     from search import api, tables
 
     found = api.trials(search, options.existing(home))
-    return Reply({"search": search, "trials": [trial.to_json() for trial in found]}, lambda: tables.trials_table(found))
+    identity = api.status(search, home).search
+    return Reply(
+        {"search": identity, "trials": [trial.to_json() for trial in found]}, lambda: tables.trials_table(found)
+    )
 
 
 def front(
@@ -73,4 +76,4 @@ def report(
     from search import api
 
     path = api.report(search, options.existing(home), output)
-    return Reply({"search": search, "report": str(path)}, lambda: str(path))
+    return Reply({"search": api.status(search, home).search, "report": str(path)}, lambda: str(path))

@@ -106,7 +106,7 @@ def reproduce(
     from search import api, tables
 
     result = api.reproduce(search, trial, options.existing(home), show=_logged)
-    payload = {"search": search, "trial": result.to_json()}
+    payload = {"search": api.status(search, home).search, "trial": result.to_json()}
     return Reply(payload, lambda: tables.trials_table([result]), 0 if result.feasible else 4)
 
 

@@ -57,5 +57,13 @@ def test_a_hopeless_candidate_is_given_up_after_a_quick_look() -> None:
 
 def test_latency_is_in_milliseconds_and_names_its_percentile() -> None:
     evidence = summarize(np.linspace(1, 2, 100), Protocol(percentile="p99"), 10, 0.0)
+    assert evidence.p50 == pytest.approx(1.5)
     assert evidence.p99 is None
-    assert evidence.value == evidence.p50 == pytest.approx(1.5)
+    assert evidence.value == evidence.ci95[1] == 2.0
+
+
+def test_slow_calls_go_on_until_their_percentile_is_supported() -> None:
+    slow = _measure(0.1, budget_ms=None)[1]
+    assert slow.samples >= samples_needed(0.95)  # type: ignore[attr-defined]
+    assert slow.p95 is not None  # type: ignore[attr-defined]
+    assert _measure(10.0, budget_ms=None)[1].p95 is None  # type: ignore[attr-defined]
