@@ -402,7 +402,7 @@ def test_trials_and_front(run: Run, api: FakeApi) -> None:
     api.answer = result
     front = run("front", "night", "--json").json
 
-    assert listed == {"schema_version": 1, "search": "night", "trials": [trial.to_json() for trial in trials]}
+    assert listed == {"schema_version": 1, "search": api.state.search, "trials": [trial.to_json() for trial in trials]}
     assert shown.code == 0
     assert trials[0].candidate.backend in shown.out
     assert front == {
@@ -431,7 +431,7 @@ def test_cancel_and_report(run: Run, api: FakeApi, tmp_path: Path) -> None:
     assert (cancelled["search"], cancelled["cancel_requested"]) == (api.state.search, True)
     assert "paretune resume fashion-cpu" in run("cancel", "night").out
     assert run("report", "night", "-o", "front.html").out.strip() == str(tmp_path / "front.html")
-    assert api.asked[-1] == ("report", "night", tmp_path / ".paretune", Path("front.html"))
+    assert ("report", "night", tmp_path / ".paretune", Path("front.html")) in api.asked
 
 
 @pytest.mark.parametrize("status", ["running", "finished", "interrupted", "cancelled"])

@@ -34,7 +34,7 @@ def test_jobs_die_with_the_search(tmp_path: Path, mode: str) -> None:
     search.kill()
     search.wait()
 
-    until(lambda: not [process for process in family if _lives(process)], seconds=2.0)
+    until(lambda: not [process for process in family if _lives(process)], seconds=10.0)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -104,7 +104,7 @@ def test_a_failure_is_typed_and_says_how_to_see_it_again(
     outcome = supervisor.run(trial.id, 1, SETTINGS)
 
     assert outcome is not None and outcome.failure is not None and outcome.failure.kind == kind
-    assert outcome.stage_seconds == seconds
+    assert seconds.items() <= outcome.stage_seconds.items()
     assert outcome.reproduce == f"paretune reproduce {trial.search_id} 0 --home {tmp_path}"
     assert ledger.trial(trial.id).state == "DONE"
 
