@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -94,20 +95,29 @@ def agreement(found: list[np.ndarray], wanted: list[np.ndarray]) -> np.ndarray:
 
 
 def _torchmetric(workload: Workload) -> Any | None:
-    """Return a fresh torchmetrics metric if that is what the workload's metric makes, else None."""
-    if workload.metric is None:
+    """Return a fresh metric object if that is what the workload's metric makes, else None.
+
+    A function of outputs and targets scores examples; what can be called without arguments is a factory.
+    """
+    if workload.metric is None or _takes_batches(workload.metric):
         return None
+    made = workload.metric()
+    if hasattr(made, "update") and hasattr(made, "compute"):
+        return made
+    kind = type(made).__name__
+    raise WorkloadError(
+        f"metric() made a {kind}; it must take (outputs, targets), or make a torchmetrics.Metric without arguments"
+    )
+
+
+def _takes_batches(metric: Any) -> bool:
     try:
-        from torchmetrics import Metric
-    except ImportError:
-        return None
-    if isinstance(workload.metric, type) and issubclass(workload.metric, Metric):
-        return workload.metric()
-    try:
-        made = workload.metric()
-    except TypeError:
-        return None
-    return made if isinstance(made, Metric) else None
+        parameters = inspect.signature(metric).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    required = [p for p in positional if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    return len(required) >= 2 or (not isinstance(metric, type) and len(positional) >= 2)
 
 
 def _first(targets: Any, real: int) -> Any:

@@ -35,7 +35,7 @@ FAILED = "failed"
 """The constraint that a failed trial violates, whatever its limits: it keeps the sampler away."""
 
 NEAREST_IN_FULL = 3
-UNKNOWN_REFERENCE_SECONDS = 10.0
+RESERVE = 1.5
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TrialLoop:
         self._sampler = Sampler(session.space, session.spec.seed)
         self._proposer = Proposer(session.space, session.spec, self._sampler, session.spec.seed)
         self._told: dict[str, Told | None] = {}
-        self._seconds: dict[str, float] = {}
+        self._seconds: dict[str, list[float]] = {}
 
     def run(self) -> None:
         """Run trials until their number, the time or the space is used up."""
@@ -108,11 +108,11 @@ class TrialLoop:
         missing = [item for item in self._proposer.references(trials) if item.candidate.hash not in self._told]
         if missing and session.seconds_left() < self._seconds_for(missing):
             remaining = len(missing)
-        elif not missing and session.seconds_left() < self._typical_seconds():
-            return None
         proposal = self._proposer.next(trials, self._told, remaining)
         if proposal is None:
             session.note(f"every candidate of the space was tried ({len(records)})")
+            return None
+        if session.seconds_left() < self._seconds_for([proposal]):
             return None
         self._told[proposal.candidate.hash] = None
         key = self._evaluation_key(proposal.candidate)
@@ -129,7 +129,7 @@ class TrialLoop:
             if session.ledger.trial(record.id).state != "DONE":
                 session.ledger.withdraw(record.id)
                 return
-            self._seconds[record.candidate.backend] = time.monotonic() - begun
+            self._seconds.setdefault(record.candidate.backend, []).append(time.monotonic() - begun)
         trials = session.trials()
         done = next(trial for trial in trials if trial.number == record.number)
         self._learn(done)
@@ -186,10 +186,8 @@ class TrialLoop:
         libraries = (*find_backend(candidate.backend).requires, *quantizer.requires, "torch-pruning")
         return digest([candidate.to_json(), facts, environment(*libraries)])
 
-    def _typical_seconds(self) -> float:
-        """Half of what a trial takes: with less time left, none is begun."""
-        return sorted(self._seconds.values())[len(self._seconds) // 2] / 2 if self._seconds else 0.0
-
-    def _seconds_for(self, references: Sequence[Proposal]) -> float:
-        known = [self._seconds.get(item.candidate.backend, UNKNOWN_REFERENCE_SECONDS) for item in references]
-        return 1.5 * sum(known)
+    def _seconds_for(self, proposals: Sequence[Proposal]) -> float:
+        """Return what trials will take, with a reserve: as long as their backends' trials took so far."""
+        every = [seconds for backend in self._seconds.values() for seconds in backend]
+        known = [self._seconds.get(item.candidate.backend) or every or [0.0] for item in proposals]
+        return RESERVE * sum(sum(seconds) / len(seconds) for seconds in known)

@@ -22,7 +22,7 @@ from workers.warden import fork_job, guard
 
 PRELOADED = ("numpy", "torch", "safetensors.torch", "evaluators.jobs")
 
-PRELOADED_LATER = ("torch._dynamo", "torch._inductor.compile_fx")
+PRELOADED_LATER = ("evaluators.preload", "torch._dynamo", "torch._inductor.compile_fx")
 """What many jobs need and the first one, which reads the workload, does not: loaded while that one runs."""
 
 

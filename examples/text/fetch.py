@@ -112,14 +112,17 @@ def write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def documents(path: Path, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """(topic, text) of each document in an Orange table, leaving out empty texts and those seen before."""
+def documents(path: Path, vocabulary: dict[str, int], seen: set[tuple[int, ...]]) -> Iterator[tuple[str, list[int]]]:
+    """(topic, token ids) of each document in an Orange table, without empty texts and what the model saw before.
+
+    The model sees the first tokens only, so two texts that differ later are one example to it.
+    """
     for row in path.read_text(encoding="utf-8").splitlines()[3:]:
         topic, _, text = row.partition("\t")
-        text = text.strip()
-        if text and text not in seen:
-            seen.add(text)
-            yield topic, text
+        ids = tokenize(text.strip(), vocabulary)
+        if text.strip() and tuple(ids) not in seen:
+            seen.add(tuple(ids))
+            yield topic, ids
 
 
 def word_pieces(word: str, vocabulary: dict[str, int]) -> list[int]:
@@ -144,8 +147,8 @@ def tokenize(text: str, vocabulary: dict[str, int]) -> list[int]:
     return [vocabulary["[CLS]"], *ids[: LONGEST - 2], vocabulary["[SEP]"]]
 
 
-def tokenized(examples: Iterable[tuple[str, str]], vocabulary: dict[str, int]) -> Split:
-    rows = [(torch.tensor(tokenize(text, vocabulary), dtype=torch.int32), topic) for topic, text in examples]
+def joined(examples: Iterable[tuple[str, list[int]]]) -> Split:
+    rows = [(torch.tensor(ids, dtype=torch.int32), topic) for topic, ids in examples]
     return Split(
         torch.cat([ids for ids, _ in rows]),
         torch.tensor([len(ids) for ids, _ in rows]),
@@ -154,20 +157,20 @@ def tokenized(examples: Iterable[tuple[str, str]], vocabulary: dict[str, int]) -
 
 
 def make_splits(folder: Path, target: Path) -> None:
-    """Calibration and train from the train file, validation and test from the test file; no text twice."""
+    """Calibration and train from the train file, validation and test from the test file; no example twice."""
     words = (folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {word: number for number, word in enumerate(words)}
-    seen: set[str] = set()
+    seen: set[tuple[int, ...]] = set()
     generator = torch.Generator().manual_seed(SEED)
     tensors: dict[str, Tensor] = {}
     for origin, first, size, rest in (
         ("train", "calibration", CALIBRATION_SIZE, "train"),
         ("test", "validation", VALIDATION_SIZE, "test"),
     ):
-        found = list(documents(folder / f"reuters-r8-{origin}.tab", seen))
+        found = list(documents(folder / f"reuters-r8-{origin}.tab", vocabulary, seen))
         order = torch.randperm(len(found), generator=generator).tolist()
         for name, chosen in ((first, order[:size]), (rest, order[size:])):
-            split = tokenized([found[index] for index in chosen], vocabulary)
+            split = joined(found[index] for index in chosen)
             tensors |= {f"{name}.{field}": tensor for field, tensor in split._asdict().items()}
     write(target, save(tensors))
 
