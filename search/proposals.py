@@ -59,13 +59,27 @@ class Proposer:
     def references(self, trials: Sequence[TrialResult]) -> list[Proposal]:
         """Return the unmodified float candidates of every backend at the batch size and threads of the best."""
         best = best_trial(pareto_front(trials, self._spec.goal, self._spec.percentile))
-        if best is None:
-            return []
-        batch_size, threads = best.candidate.batch_size, best.candidate.runtime.threads
+        return [] if best is None else self.references_of(best.candidate)
+
+    def references_of(self, candidate: Candidate) -> list[Proposal]:
+        """Return the unmodified float candidates of every backend that ``candidate`` would be compared with."""
+        batch_size, threads = candidate.batch_size, candidate.runtime.threads
         return [
             Proposal(self._space.as_written(backend, batch_size, threads), "reference", gates=False)
-            for backend, schemes in self._space.schemes.items() if FLOAT in schemes
-        ]  # fmt: skip
+            for backend, schemes in self._space.schemes.items()
+            if FLOAT in schemes
+        ]
+
+    def beside_best(self, trials: Sequence[TrialResult], told: Mapping[str, Told | None]) -> Proposal | None:
+        """Return an unseen neighbour of the best at its own batch size and threads, which needs no new references."""
+        best = best_trial(pareto_front(trials, self._spec.goal, self._spec.percentile))
+        if best is None:
+            return None
+        for name, candidates in neighbours(self._space, best.candidate).items():
+            unseen = [candidate for candidate in candidates if candidate.hash not in told]
+            if unseen and name not in ("batch_size", "threads"):
+                return Proposal(unseen[0], "neighbour")
+        return None
 
     def _opening(self, trials: Sequence[TrialResult]) -> Iterator[Proposal]:
         """Yield the baseline, every backend's float model, and every backend's known-good recipes."""

@@ -112,8 +112,10 @@ class TrialLoop:
         if proposal is None:
             session.note(f"every candidate of the space was tried ({len(records)})")
             return None
-        if session.seconds_left() < self._seconds_for([proposal]):
-            return None
+        if not self._affordable(proposal, remaining):
+            proposal = self._proposer.beside_best(trials, self._told)
+            if proposal is None or not self._affordable(proposal, remaining):
+                return None
         self._told[proposal.candidate.hash] = None
         key = self._evaluation_key(proposal.candidate)
         return session.ledger.add_trial(
@@ -185,6 +187,14 @@ class TrialLoop:
         quantizer = quantizers()[candidate.backend, candidate.quantization.scheme]
         libraries = (*find_backend(candidate.backend).requires, *quantizer.requires, "torch-pruning")
         return digest([candidate.to_json(), facts, environment(*libraries)])
+
+    def _affordable(self, proposal: Proposal, remaining: int) -> bool:
+        """Whether there is enough left for a proposal and, if it became the best, for what it must be compared with."""
+        wanted = [proposal]
+        if proposal.gates:
+            references = self._proposer.references_of(proposal.candidate)
+            wanted += [item for item in references if item.candidate.hash not in self._told]
+        return len(wanted) <= remaining and self._seconds_for(wanted) <= self._session.seconds_left()
 
     def _seconds_for(self, proposals: Sequence[Proposal]) -> float:
         """Return what trials will take, with a reserve: as long as their backends' trials took so far."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -170,10 +172,18 @@ def headline(result: SearchResult) -> str:
 
 def command(result: SearchResult, verb: str, *arguments: str) -> str:
     """Write the command line that does ``verb`` to this search, ``--home`` included where it is not the default."""
-    words = ["paretune", verb, *arguments]
+    words = [_program(), verb, *arguments]
     if Path(result.home).resolve() != home_folder():
         words += ["--home", result.home]
     return shlex.join(words)
+
+
+def _program() -> str:
+    """Return how paretune is called here: by name where the shell finds it, else by the path it was started with."""
+    if shutil.which("paretune") or Path(sys.argv[0]).name != "paretune":
+        return "paretune"
+    started = Path(sys.argv[0]).absolute()
+    return str(started.relative_to(Path.cwd())) if started.is_relative_to(Path.cwd()) else str(started)
 
 
 def _best_facts(result: SearchResult, best: TrialResult) -> list[str]:
