@@ -136,7 +136,7 @@ def load_spec(
     """
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     layers = {
-        f" in {config}": _from_file(config),
+        f" in {config}": read_config(config)[0] if config else {},
         " in the environment": _from_environment(os.environ if environment is None else environment),
         "": _canonical(given, "the command"),
     }
@@ -174,9 +174,12 @@ def _canonical(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return fields
 
 
-def _from_file(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
+def read_config(config: Path) -> tuple[dict[str, Any], str | None]:
+    """Return the settings of a YAML file by field, and the home that it names.
+
+    Raises:
+        UsageError: the file cannot be read, or has a name that is no setting.
+    """
     import yaml
 
     try:
@@ -185,7 +188,9 @@ def _from_file(config: Path | None) -> dict[str, Any]:
         raise UsageError(f"config file {config} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"config file {config} must hold settings such as 'latency_budget: 5ms', got {content!r}")
-    return _canonical({str(name).replace("-", "_"): value for name, value in content.items()}, f"config file {config}")
+    given = {str(name).replace("-", "_"): value for name, value in content.items()}
+    home = given.pop("home", None)
+    return _canonical(given, f"config file {config}"), None if home is None else str(home)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

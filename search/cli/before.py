@@ -11,7 +11,7 @@ from search.cli.output import Reply
 def doctor(
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Say what this machine is, and which backends can be used or what to install."""
     from search import api

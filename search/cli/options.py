@@ -26,14 +26,15 @@ def _home(value: Path) -> Path:
     return home
 
 
-def _no_config(context: typer.Context, value: Path | None) -> None:
-    from evaluators.errors import UsageError
-
+def _with_home(context: typer.Context, value: Path | None) -> Path | None:
+    """Take the home from the file, below flag and environment; whatever the command, the file must be sound."""
     if value is not None:
-        raise UsageError(
-            f"paretune {context.info_name} reads no settings, so --config {value} would change nothing; "
-            "settings are for search, space and check"
-        )
+        from search.spec import read_config
+
+        home = read_config(value)[1]
+        if home is not None:
+            context.default_map = {**(context.default_map or {}), "home": home}
+    return value
 
 
 Workload = Annotated[
@@ -56,9 +57,18 @@ Home = Annotated[
 ]  # fmt: skip
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML file of settings, named like the flags: 'latency_budget: 5ms'"),
-]
-NoConfig = Annotated[Path | None, typer.Option("--config", hidden=True, callback=_no_config)]
+    typer.Option(
+        "--config", metavar="FILE", is_eager=True, callback=_with_home,
+        help="YAML file of settings, named like the flags: 'latency_budget: 5ms'",
+    ),
+]  # fmt: skip
+HomeConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", is_eager=True, callback=_with_home,
+        help="YAML file of settings, of which this command takes 'home'",
+    ),
+]  # fmt: skip
 
 Target = Annotated[
     list[str] | None,

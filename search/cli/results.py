@@ -18,7 +18,7 @@ def status(
     ] = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Show how far a search is, or list all searches."""
     from search import api
@@ -36,7 +36,7 @@ def trials(
     search: options.Search,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """List every trial of a search with its outcome."""
     from search import api, tables
@@ -52,7 +52,7 @@ def front(
     search: options.Search,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Show the Pareto front: the feasible trials that nothing else beats."""
     from search import api, tables
@@ -70,7 +70,7 @@ def report(
     ] = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Write the self-contained HTML report with the interactive Pareto plot."""
     from search import api

@@ -85,7 +85,7 @@ def resume(
     search: options.Search,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Go on with a search that was interrupted, where it stopped."""
     from search import api
@@ -100,7 +100,7 @@ def reproduce(
     trial: options.Trial,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Run one trial of a search again, in the foreground, with its logs."""
     from search import api, tables
@@ -119,7 +119,7 @@ def cancel(
     search: options.Search,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Ask a running search to stop after the trials that are running."""
     from search import api

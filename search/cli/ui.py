@@ -23,7 +23,7 @@ def ui(
     print_only: Annotated[bool, typer.Option("--print", metavar="", help="print the command and the URL only")] = False,
     json: options.Json = False,
     home: options.Home = options.HOME,
-    config: options.NoConfig = None,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Open the MLflow UI on a search; Ctrl-C ends it."""
     from search import api

@@ -345,8 +345,8 @@ def test_debug_shows_the_traceback(run: Run, api: FakeApi, monkeypatch: pytest.M
         ("space model.py:w --latency-budget 5ms", "--latency-budget"),
         ("check model.py:w --backend eager", "--backend"),
         ("trials", "Missing argument 'SEARCH'"),
-        ("trials latest --config typo.yaml", "paretune trials reads no settings"),
-        ("doctor --config typo.yaml", "paretune doctor reads no settings"),
+        ("trials latest --config typo.yaml", "config file typo.yaml has no setting"),
+        ("doctor --config typo.yaml", "config file typo.yaml has no setting"),
         ("status --home nowhere", "nowhere does not exist, so it holds no search"),
         ("front latest --home nowhere", "nowhere does not exist"),
         ("reproduce latest", "Missing argument 'TRIAL'"),
@@ -616,3 +616,21 @@ def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def test_a_config_file_may_name_the_home_below_flag_and_environment(
+    run: Run, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("file", "env", "flag"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "team.yaml").write_text("home: file\nlatency_budget: 5ms\n")
+    api.answer = []
+
+    run("trials", "night", "--config", "team.yaml")
+    from_file = api.asked[-1][-1]
+    monkeypatch.setenv("PARETUNE_HOME", "env")
+    run("trials", "night", "--config", "team.yaml")
+    from_environment = api.asked[-1][-1]
+    run("trials", "night", "--config", "team.yaml", "--home", "flag")
+
+    assert [from_file.name, from_environment.name, api.asked[-1][-1].name] == ["file", "env", "flag"]
