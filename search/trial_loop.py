@@ -113,7 +113,7 @@ class TrialLoop:
             session.note(f"every candidate of the space was tried ({len(records)})")
             return None
         if not self._affordable(proposal, remaining):
-            proposal = self._proposer.beside_best(trials, self._told)
+            proposal = missing[0] if missing else self._proposer.beside_best(trials, self._told)
             if proposal is None or not self._affordable(proposal, remaining):
                 return None
         self._told[proposal.candidate.hash] = None
