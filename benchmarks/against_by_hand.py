@@ -3,9 +3,10 @@
     python benchmarks/against_by_hand.py --batch-size 1 --threads 1
 
 Both sides run on this machine in this run: the contenders of ``by_hand.py`` are built, the search is run, and then all
-of them and the search's best bundle are timed in turn, each time in a fresh process, through one timing function.
-Exit code 0 if the best model is at least 0.97 times as fast as the fastest contender within the accuracy limit and
-reaches the goal over eager fp32; 1 if not.
+of them and the search's best bundle are timed in turn, each time in a fresh process, through one timing function. Then
+the best, the fastest contenders and eager fp32 are timed block by block in turn, in fresh processes for every round, so
+that what drifts on the machine is common to them. Exit code 0 if the best model is at least as fast as the fastest
+contender within the accuracy limit, up to 1 %, and reaches the goal over eager fp32; 1 if not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ WARMUP_CALLS, WARMUP_SECONDS = 50, 0.5
 CALLS, SECONDS = 300, 1.0
 TIMING_BATCHES = 32
 PROCESS_TIMEOUT_S = 900
+DUEL_SECONDS = 600.0
 QUIET = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "NNCF_CI": "1", "TF_BUILD": "1", "HF_HUB_OFFLINE": "1"}
 """No pool of compilers and no telemetry beside what is being timed."""
 
@@ -100,6 +103,8 @@ def work(arguments: argparse.Namespace) -> dict[str, Any]:
     phase, name, folder = arguments.worker
     setting = by_hand.Setting(arguments.batch_size, arguments.threads, Path(folder))
     bundle = arguments.bundle
+    if phase == "duel":
+        return duel(json.loads(name), setting, bundle, arguments.duel_rounds)
     contender = by_hand.Contender(lambda _: load_bundle(bundle)) if name == SEARCH else by_hand.CONTENDERS[name]
     if phase == "time":
         return time_calls(contender.load(setting), setting)
@@ -110,6 +115,36 @@ def work(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"accuracy": accuracy(ready, setting), "build_seconds": built}
 
 
+def duel(names: list[str], setting: Setting, bundle: Path, rounds: int) -> dict[str, Any]:
+    """Time contenders block by block in turn; returns, by name, the logarithm of the p50 in ms of every round."""
+    import by_hand
+
+    from evaluators.jobs import Protocol
+    from evaluators.timing.blocks import LocalCalls
+    from evaluators.timing.comparison import compare
+    from evaluators.timing.stand import Stand, StandRequest
+
+    def start(name: str) -> Stand:
+        def load(_: StandRequest) -> LocalCalls:
+            import torch
+
+            torch.set_num_threads(setting.threads)
+            ready = load_bundle(bundle) if name == SEARCH else by_hand.CONTENDERS[name].load(setting)
+            images = (images for images, _ in islice(setting.batches("validation"), TIMING_BATCHES))
+            return LocalCalls(ready.run, [ready.prepare(batch) for batch in images])
+
+        return Stand(StandRequest(workload=WORKLOAD), load)
+
+    found = compare([partial(start, name) for name in names], Protocol(rounds=rounds), DUEL_SECONDS)
+    latencies = {name: latency for name, latency in zip(names, found.latencies, strict=True) if latency is not None}
+    return {
+        "log_medians": dict(zip(names, found.log_medians, strict=True)),
+        "p50_ms": {name: latency.p50 for name, latency in latencies.items()},
+        "p95_ms": {name: latency.p95 for name, latency in latencies.items()},
+        "polluted": sum(latency.polluted for latency in latencies.values()),
+    }
+
+
 def in_fresh_process(arguments: argparse.Namespace, phase: str, name: str, folder: Path) -> dict[str, Any]:
     """Run ``work`` in a fresh process; one that fails or dies gives ``{"error": reason}``."""
     answer, log = folder / "answer.json", folder / "log.txt"
@@ -117,6 +152,7 @@ def in_fresh_process(arguments: argparse.Namespace, phase: str, name: str, folde
     command = [sys.executable, __file__, "--worker", phase, name, str(folder)]
     command += ["--batch-size", str(arguments.batch_size), "--threads", str(arguments.threads)]
     command += ["--bundle", str(arguments.bundle)] if arguments.bundle else []
+    command += ["--duel-rounds", str(arguments.duel_rounds)]
     pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(arguments.threads))
     environment = {**os.environ, **QUIET, **pinned, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
     try:
@@ -212,11 +248,14 @@ def compare(arguments: argparse.Namespace, home: Path, folder: Path) -> dict[str
         arguments.bundle = Path(result.best.bundle)
         rows[SEARCH] = in_fresh_process(arguments, "build", SEARCH, folder)
     time_all(arguments, rows, folder)
-    verdict = report.judge(rows, by_hand.EAGER, SEARCH, arguments.max_accuracy_drop, arguments.goal)
+    rivals = report.rivals(rows, by_hand.EAGER, SEARCH, arguments.max_accuracy_drop)
+    say(f"in turn, block by block: {', '.join(rivals)}")
+    found = in_fresh_process(arguments, "duel", json.dumps(rivals), folder) if SEARCH in rivals else {}
+    verdict = report.judge(rows, found, by_hand.EAGER, SEARCH, arguments.max_accuracy_drop, arguments.goal)
     return {
-        "machine": {**facts, "load_average_after": os.getloadavg()},
+        "machine": facts,
         "command": " ".join(["python", "benchmarks/against_by_hand.py", *sys.argv[1:]]),
-        "batch_size": arguments.batch_size, "threads": arguments.threads, "rounds": arguments.rounds,
+        "batch_size": arguments.batch_size, "threads": arguments.threads, "rounds": arguments.rounds, "duel": found,
         "rows": rows, "verdict": verdict, "search": report.search_facts(result),
         "trials": [trial.to_json() for trial in trials], "trial_lines": [report.trial_line(trial) for trial in trials],
     }  # fmt: skip
@@ -227,7 +266,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5, help="how often all are timed in turn; medians are shown")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all are timed in turn; medians are shown")
+    parser.add_argument("--duel-rounds", type=int, default=12, help="fresh processes of each in the last comparison")
     parser.add_argument("--max-accuracy-drop", type=float, default=0.01)
     parser.add_argument("--goal", type=float, default=5.0, help="least speed-up of the best model over eager fp32")
     parser.add_argument("--seed", type=int, default=0, help="of the search")

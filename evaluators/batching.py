@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,16 +31,37 @@ def collated(examples: Sequence[Any], collate: Callable[..., Any] | None) -> tup
     return batch[0], batch[1]
 
 
+def fair_order(examples: int, digest: str) -> np.ndarray:
+    """Return the order in which a split of this data digest is scored: a permutation, shape (N,), always the same one.
+
+    Any first part of it is a simple random sample, also of a split that is sorted by class or by length.
+    """
+    seed = int.from_bytes(hashlib.sha256(digest.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).permutation(examples)
+
+
 def example_batches(
-    dataset: Any, collate: Callable[..., Any] | None, batch_size: int, limit: int | None = None
+    dataset: Any,
+    collate: Callable[..., Any] | None,
+    batch_size: int,
+    limit: int | None = None,
+    order: np.ndarray | None = None,
 ) -> Iterator[tuple[Any, Any, int]]:
     """Yield ``(inputs, targets, real)`` of exactly ``batch_size`` examples; only the first ``real`` count.
 
     The last batch is filled up by repeating its last example, so that a bundle of fixed batch size serves it.
+
+    Args:
+        dataset: where the examples are from.
+        collate: makes a batch of them; torch's default where it is None.
+        batch_size: of every batch.
+        limit: take no more than these.
+        order: the indices of the examples, in the order in which they are taken; that of the dataset where None.
     """
     total = len(dataset) if limit is None else min(limit, len(dataset))
     for start in range(0, total, batch_size):
-        examples = [dataset[i] for i in range(start, min(start + batch_size, total))]
+        chosen = range(start, min(start + batch_size, total))
+        examples = [dataset[i if order is None else int(order[i])] for i in chosen]
         real = len(examples)
         examples += [examples[-1]] * (batch_size - real)
         inputs, targets = collated(examples, collate)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evaluators.errors import NotFiniteError, WorkloadError
+from evaluators.frozen import digest
 from evaluators.profile import Problem
 from evaluators.scoring import output_arrays, score
 from evaluators.structure import Structure, TensorSpec, flatten
 from evaluators.workload import Workload
 
-HASHED_EXAMPLES = 20_000
-FEW_SHARED = 0.01
+HASHED_EXAMPLES = 50_000
+SHOWN = 3
+SPLITS = ("calibration", "train", "validation", "test")
+UNSCORED = {"calibration", "train"}
 
 
 def check_model(workload: Workload, model: Any) -> list[Problem]:
@@ -76,40 +80,98 @@ def _odd_example(example: Any) -> str | None:
     return None
 
 
-def hash_examples(dataset: Any) -> list[str]:
-    """Return a hash of the inputs of each example, of at most 20,000 spread evenly."""
+@dataclass(frozen=True)
+class SplitHashes:
+    """A split as hashes: which of its ``of`` examples were read, and a hash of the inputs of each.
+
+    ``digest`` stands for the whole split, targets included. The test split is read for this and for nothing else.
+    """
+
+    of: int
+    indices: tuple[int, ...]
+    inputs: tuple[str, ...]
+    digest: str
+
+    def where(self) -> dict[str, int]:
+        """Return the first index at which each hash is found."""
+        return dict(zip(reversed(self.inputs), reversed(self.indices), strict=True))
+
+
+def hash_examples(dataset: Any) -> SplitHashes:
+    """Hash the examples of a split; of more than 50,000, a fixed sample of 50,000 spread evenly over it.
+
+    What breaks the contract of a dataset is left out: it is a problem of its own.
+    """
     total = len(dataset) if hasattr(dataset, "__len__") else 0
-    step = max(1, math.ceil(total / HASHED_EXAMPLES))
-    hashes = []
-    for i in range(0, total, step):
+    spread = np.linspace(0, total - 1, min(total, HASHED_EXAMPLES)).astype(int) if total else ()
+    indices: list[int] = []
+    inputs: list[str] = []
+    targets = hashlib.sha256()
+    for i in map(int, spread):
         try:
-            _, named = flatten(dataset[i][0], "input")
+            example = dataset[i]
+            _, named = flatten(example[0], "input")
+            target = example[1]
         except (WorkloadError, TypeError, IndexError):
-            return []
+            break
         state = hashlib.sha256()
         for name, tensor in named.items():
             state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             state.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-        hashes.append(state.hexdigest())
-    return hashes
+        indices.append(i)
+        inputs.append(state.hexdigest())
+        tensor = hasattr(target, "numpy")
+        targets.update(np.ascontiguousarray(target.numpy()).tobytes() if tensor else repr(target).encode())
+    return SplitHashes(total, tuple(indices), tuple(inputs), digest([total, inputs, targets.hexdigest()]))
 
 
-def check_overlap(hashes: dict[str, list[str]]) -> list[Problem]:
-    """What is scored on must not have been trained or calibrated on."""
+def check_overlap(splits: dict[str, SplitHashes]) -> list[Problem]:
+    """No example may be in two splits: what is scored on must not have been trained, calibrated or chosen on.
+
+    Calibration and training may share theirs: neither is scored on.
+    """
     problems = []
-    for seen in ("calibration", "train", "validation"):
-        for scored in ("validation", "test"):
-            if seen == scored or seen not in hashes or scored not in hashes:
-                continue
-            common = len(set(hashes[seen]) & set(hashes[scored]))
-            if common == 0:
-                continue
-            share = common / max(1, len(set(hashes[scored])))
-            what = f"{common} examples of {seen} are in {scored} as well ({share:.1%} of it)"
-            level = "warning" if seen == "train" and share < FEW_SHARED else "error"
-            advice = "splits must be disjoint, or the scores flatter the result"
-            problems.append(Problem.model_validate({"level": level, "what": what, "advice": advice}))
+    for first, second in itertools.combinations([name for name in SPLITS if name in splits], 2):
+        if {first, second} == UNSCORED:
+            continue
+        here, there = splits[first].where(), splits[second].where()
+        common = sorted((index, there[key]) for key, index in here.items() if key in there)
+        if not common:
+            continue
+        share = len(common) / len(there)
+        shown = [f"{first}[{i}] = {second}[{j}]" for i, j in common[:SHOWN]]
+        more = ", …" if len(common) > SHOWN else ""
+        verb = "example of {0} is" if len(common) == 1 else "examples of {0} are"
+        what = f"{len(common)} {verb.format(first)} in {second} as well ({share:.1%} of it): {', '.join(shown)}{more}"
+        advice = "drop them from one of the two splits, or the scores flatter the result"
+        partly = _partly({name: splits[name] for name in (first, second)})
+        problems.append(Problem(level="error", what=what + partly, advice=advice))
     return problems
+
+
+def check_duplicates(splits: dict[str, SplitHashes]) -> list[Problem]:
+    """Warn of examples that a split holds more than once: they count double, and make intervals too narrow."""
+    problems = []
+    for name, split in splits.items():
+        first = split.where()
+        again = [(i, first[key]) for i, key in zip(split.indices, split.inputs, strict=True) if first[key] != i]
+        if not again:
+            continue
+        shown = ", ".join(f"{name}[{i}] = {name}[{j}]" for i, j in again[:SHOWN]) + (
+            ", …" if len(again) > SHOWN else ""
+        )
+        count = f"1 example of {name} repeats" if len(again) == 1 else f"{len(again)} examples of {name} repeat"
+        what = f"{count} an earlier one: {shown}{_partly({name: split})}"
+        advice = "each counts as an example of its own; drop the repeats if they are not meant"
+        problems.append(Problem(level="warning", what=what, advice=advice))
+    return problems
+
+
+def _partly(splits: dict[str, SplitHashes]) -> str:
+    """Say of which splits only a sample was looked at."""
+    parts = [f"{len(split.inputs):,} of the {split.of:,} examples of {name}"
+             for name, split in splits.items() if len(split.inputs) < split.of]  # fmt: skip
+    return f" (looked at {' and '.join(parts)})" if parts else ""
 
 
 def check_metric(workload: Workload, raw: Any, targets: Any) -> None:
@@ -124,7 +186,7 @@ def check_metric(workload: Workload, raw: Any, targets: Any) -> None:
     specs = tuple(TensorSpec(name=n, dtype="float32", shape=(None,)) for n in named)
     structure = Structure.model_validate({"style": style, "tensors": specs})
     try:
-        score(workload, structure, [(outputs, targets, 2)])
+        score(workload, structure, [(outputs, targets, 2)], 2)
     except (WorkloadError, NotFiniteError):
         raise
     except Exception as error:

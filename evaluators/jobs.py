@@ -8,22 +8,34 @@ from pydantic import Field
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
-from evaluators.outcome import Constraint, Outcome
+from evaluators.outcome import Constraint, LatencyEvidence, Outcome
 from evaluators.profile import Problem, WorkloadProfile
 
 
 class Protocol(Frozen):
-    """How latency is measured: warm-up, then at least this long *and* this often.
+    """How latency is measured, and how sure a verdict must be.
 
-    After ``max_seconds`` it ends as soon as there are samples enough for ``percentile``, after ``patience_seconds`` in
-    any case.
+    Attributes:
+        percentile: the one that is constrained.
+        confidence: of every verdict.
+        block_seconds: calls are timed in blocks of this length, the reference's blocks between them.
+        looks: seconds of timed calls after which the verdict is asked for; the last one ends the measurement, as
+            soon as there are samples enough for ``percentile``.
+        patience_seconds: the measurement ends then in any case.
+        max_foreign_load: a block is thrown away where its threads waited longer than this for a processor that other
+            programs used, in seconds per second.
+        pollution_seconds: so much may be thrown away before the measurement is given up as not clean.
+        rounds: fresh processes of each model in a comparison.
     """
 
     percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
-    min_seconds: float = Field(default=1.0, gt=0)
-    min_calls: int = Field(default=200, ge=20)
-    max_seconds: float = Field(default=6.0, gt=0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    block_seconds: float = Field(default=0.05, gt=0)
+    looks: tuple[float, ...] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0), min_length=1)
     patience_seconds: float = Field(default=60.0, gt=0)
+    max_foreign_load: float = Field(default=0.05, ge=0)
+    pollution_seconds: float = Field(default=10.0, gt=0)
+    rounds: int = Field(default=8, ge=2)
 
 
 class ProfileJob(Frozen):
@@ -58,7 +70,19 @@ class MeasureJob(Frozen):
     seed: int = 0
 
 
-Job = Annotated[ProfileJob | PrepareJob | MeasureJob, Field(discriminator="job")]
+class CompareJob(Frozen):
+    """Time several built bundles in turn, each in fresh processes: which is the fastest, and by how much?"""
+
+    job: Literal["compare"] = "compare"
+    bundles: tuple[str, ...] = Field(min_length=1)
+    profile: WorkloadProfile
+    home: str
+    protocol: Protocol = Protocol()
+    seconds: float = Field(default=120.0, gt=0)
+    seed: int = 0
+
+
+Job = Annotated[ProfileJob | PrepareJob | MeasureJob | CompareJob, Field(discriminator="job")]
 
 
 class Prepared(Frozen):
@@ -69,8 +93,23 @@ class Prepared(Frozen):
     cached_stages: tuple[str, ...] = ()
 
 
+class Comparison(Frozen):
+    """What timing bundles in turn found.
+
+    Attributes:
+        latencies: of each bundle over all rounds, in the order of the job; null where it could not be timed.
+        log_medians: natural logarithm of each bundle's p50 in ms, a value for each round,
+            shape (bundles, rounds); null where nothing of a round is clean.
+        seconds: what it took for each bundle.
+    """
+
+    latencies: tuple[LatencyEvidence | None, ...]
+    log_medians: tuple[tuple[float | None, ...], ...]
+    seconds: tuple[float, ...]
+
+
 class JobResult(Frozen):
-    """Exactly one of: the profile, the prepared bundle, or the outcome (also where a job ended with a typed failure).
+    """Exactly one of: the profile, the prepared bundle, the comparison, or the outcome (also of a typed failure).
 
     A profile job whose workload breaks its contract answers with ``problems`` alone.
     """
@@ -78,4 +117,5 @@ class JobResult(Frozen):
     profile: WorkloadProfile | None = None
     problems: tuple[Problem, ...] = ()
     prepared: Prepared | None = None
+    comparison: Comparison | None = None
     outcome: Outcome | None = None

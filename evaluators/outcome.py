@@ -68,11 +68,28 @@ class Verdict(Frozen):
         return self.violation <= 0
 
 
+class Ratio(Frozen):
+    """How many times faster than a reference that was timed in turn with it, and the 95 % interval of that."""
+
+    value: float
+    ci95: Interval
+
+
 class LatencyEvidence(Frozen):
     """Latency of one call with the whole batch, in milliseconds.
 
-    ``ci95`` is the 95 % interval of the percentile named ``percentile``. A percentile that the number of
-    samples cannot support is null.
+    A percentile that the number of samples cannot support is null.
+
+    Attributes:
+        ci95: 95 % interval of the percentile named ``percentile``.
+        bounds: one-sided bounds of the same, each at the confidence of the search; verdicts are drawn from them.
+        samples: calls that count; ``warmup_calls`` came before them, and ``settled`` says whether the warm-up ended
+            because calls took equally long, and not because its time was up.
+        processes: fresh processes that the samples come from.
+        polluted: blocks of calls that were thrown away because other programs used the processor meanwhile.
+        clean: False where the other programs never left enough time: such a latency is shown and never judged.
+        seconds: time spent timing, warm-up and reference included; ``decided_early`` where a verdict ended it.
+        speedup: over eager fp32 at the same batch size and threads, timed in turn with this bundle.
     """
 
     percentile: Literal["p50", "p90", "p95", "p99"]
@@ -82,8 +99,16 @@ class LatencyEvidence(Frozen):
     p99: float | None = None
     mean: float
     ci95: Interval
+    bounds: Interval | None = None
     samples: int
     warmup_calls: int
+    settled: bool = True
+    processes: int = 1
+    polluted: int = 0
+    clean: bool = True
+    seconds: float = 0.0
+    decided_early: bool = False
+    speedup: Ratio | None = None
     load_seconds: float = 0.0
 
     @property
@@ -97,14 +122,30 @@ class LatencyEvidence(Frozen):
 
 
 class AccuracyEvidence(Frozen):
-    """Mean score of the built bundle on validation data, and its drop from the original model on the same examples."""
+    """Score of the built bundle on validation data, and its drop from the original model on the same examples.
+
+    Attributes:
+        ci95 / drop_ci95: 95 % intervals, null where the metric allows none.
+        bounds / drop_bounds: one-sided bounds, each at the confidence of the search; verdicts are drawn from them.
+        examples: how many were scored, ``of`` so many; fewer where the verdict was certain before the end.
+        method: how the interval of the drop was drawn, in the name of the statistical procedure.
+    """
 
     accuracy: float
     ci95: Interval | None = None
+    bounds: Interval | None = None
     drop: float
     drop_ci95: Interval | None = None
+    drop_bounds: Interval | None = None
     examples: int
+    of: int | None = None
     metric: str
+    method: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of validation was scored."""
+        return self.of is None or self.examples >= self.of
 
 
 class ParityEvidence(Frozen):
@@ -120,8 +161,53 @@ class ParityEvidence(Frozen):
     examples: int
 
 
+class Operators(Frozen):
+    """Equal operators in what the runtime really executes.
+
+    Attributes:
+        kind: ``convolution``, ``linear`` (a product with weights), ``matmul`` (of two activations), ``attention``,
+            ``recurrent``, ``reorder`` (of layout), ``quantize``, ``dequantize``, else the runtime's own name.
+        precision: of what is multiplied or read: ``int8``, ``bf16``, ``fp32``, …; empty if the runtime does not tell.
+        kernel: what the runtime calls the code that runs.
+        count: how many there are in one call.
+        time_share: of the time of a call; null where the runtime does not tell. A reorder that oneDNN makes within
+            an operator of torch is in the share of that operator too.
+    """
+
+    kind: str
+    precision: str
+    kernel: str = ""
+    count: int
+    time_share: float | None = None
+
+
+class Diagnosis(Frozen):
+    """What a runtime made of a bundle.
+
+    Attributes:
+        operators: what it executes, the costliest or most frequent first.
+        quantized_share: share of the operators that compute (convolutions, matrix products, attention, recurrent
+            layers) in 8 bits or fewer; null where the runtime does not tell.
+        fallbacks: operators that the scheme asked for in low precision and that run in a wider one.
+        reorders: conversions of layout or precision that the runtime put between operators.
+        instruction_set: the widest instructions that its kernels use, e.g. ``avx512_vnni``.
+        notes: plain sentences for people: where the facts come from, or why there are none.
+    """
+
+    operators: tuple[Operators, ...] = ()
+    quantized_share: float | None = None
+    fallbacks: int = 0
+    reorders: int = 0
+    instruction_set: str | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Evidence(Frozen):
-    """What was measured of one bundle on one target. A part is null where a gate stopped the trial before it."""
+    """What was measured of one bundle on one target. A part is null where a gate stopped the trial before it.
+
+    ``peak_memory_bytes`` is the resident memory of loading the bundle and running it, ``device_memory_bytes`` that of
+    an accelerator; ``energy_j`` is the energy of one call with the whole batch, where the machine tells it.
+    """
 
     latency: LatencyEvidence | None = None
     throughput_per_s: float | None = None
@@ -129,6 +215,9 @@ class Evidence(Frozen):
     parity: ParityEvidence | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    energy_j: float | None = None
+    diagnosis: Diagnosis | None = None
     parameters: int | None = None
     flops: int | None = None
 
@@ -166,23 +255,36 @@ class Outcome(Frozen):
 
     @property
     def feasible(self) -> bool:
-        """Whether the trial was measured in full and every measured value is within its limit."""
-        return self.kind == "measured" and all(verdict.within for verdict in self.verdicts)
+        """Whether the trial was measured in full and every limit is kept at the confidence of the search."""
+        return self.kind == "measured" and all(verdict.status == "pass" for verdict in self.verdicts)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the trial was measured in full, no limit is surely missed, and not every one is surely kept."""
+        statuses = {verdict.status for verdict in self.verdicts}
+        return self.kind == "measured" and "fail" not in statuses and "undecided" in statuses
 
     @property
     def reason(self) -> str | None:
         """Why the trial is not feasible, in one sentence; null if it is."""
         if self.failure is not None:
             return f"{self.failure.kind}: {self.failure.reason}"
-        missed = [verdict for verdict in self.verdicts if not verdict.within]
+        missed = sorted(
+            (verdict for verdict in self.verdicts if verdict.status != "pass"),
+            key=lambda verdict: verdict.status != "fail",
+        )
         return "; ".join(describe(verdict) for verdict in missed) or None
 
 
 def describe(verdict: Verdict) -> str:
-    """Say by how much a constraint is missed or met: ``latency_p95_ms 6.2 > 5 (+24 %)``."""
+    """Say by how much a constraint is missed or met: ``latency_p95_ms 6.2 > 5 (+24 %)``.
+
+    An undecided one says so: ``latency_p95_ms 4.9 <= 5 (-2 %), undecided``.
+    """
     limit = verdict.constraint.limit
     sign = ">" if verdict.constraint.max is not None else "<"
     if verdict.within:
         sign = "<=" if verdict.constraint.max is not None else ">="
     gap = f" ({(verdict.value - limit) / abs(limit):+.0%})" if limit else ""
-    return f"{verdict.constraint.metric} {verdict.value:.4g} {sign} {limit:.4g}{gap}"
+    doubt = ", undecided" if verdict.status == "undecided" else ""
+    return f"{verdict.constraint.metric} {verdict.value:.4g} {sign} {limit:.4g}{gap}{doubt}"

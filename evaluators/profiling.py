@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 from evaluators.batching import as_arrays, collated, example_batches
 from evaluators.cache import StageCache
 from evaluators.contract import (
-    HASHED_EXAMPLES,
+    SplitHashes,
+    check_duplicates,
     check_metric,
     check_model,
     check_overlap,
@@ -26,16 +26,15 @@ from evaluators.errors import NotFiniteError, UnsupportedError, WorkloadError, r
 from evaluators.frozen import digest
 from evaluators.jobs import JobResult, ProfileJob
 from evaluators.profile import Problem, WorkloadProfile, fingerprint_of
-from evaluators.scoring import metric_name, output_arrays, score
+from evaluators.scoring import metric_name, output_arrays
 from evaluators.stages.clock import StageClock
 from evaluators.stages.prepare import count_flops
-from evaluators.stages.reference import example_file, scores_file
+from evaluators.stages.reference import example_file, original_scores
 from evaluators.stages.restore import build_model, layer_sizes, save_model
 from evaluators.structure import Structure, TensorSpec, call, flatten
 from evaluators.target import environment, probe_target
 from evaluators.workload import Workload, absolute_reference, load_workload
 
-SCORING_BATCH = 32
 PROBED_BATCHES = 6
 
 
@@ -57,16 +56,18 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
     with clock.stage("data"):
         splits = load_splits(workload, problems)
         hashes = {name: hash_examples(split) for name, split in splits.items()}
-        problems += check_overlap(hashes)
+        problems += check_overlap(hashes) + check_duplicates(hashes)
     if any(problem.level == "error" for problem in problems):
         return JobResult(problems=tuple(problems))
     with clock.stage("structure"), torch.inference_mode():
         inputs, outputs = _structures(workload, model, splits["validation"])
         problems += check_scoring(workload)
     with clock.stage("score"):
-        facts = _facts(workload, model, splits, hashes)
+        facts = _facts(workload, model, hashes)
         home = Path(job.home)
-        accuracy, per_example = _original_score(workload, model, outputs, home, fingerprint_of(**facts))
+        original = original_scores(
+            workload, outputs, fingerprint_of(**facts), facts["data_digests"]["validation"], home
+        )
     with clock.stage("export"):
         exportable, dynamic_batch = _exportable(workload, model, inputs, outputs, facts, home)
     if exportable is not None:
@@ -88,11 +89,11 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
         exportable=exportable,
         dynamic_batch=dynamic_batch,
         has_train=workload.train is not None,
-        accuracy=accuracy,
+        accuracy=original.mean,
         examples=len(splits["validation"]),
         calibration_examples=len(splits["calibration"]),
         scored_by=metric_name(workload),
-        per_example=per_example,
+        per_example=workload.metric is not None and original.per_example is not None,
         problems=tuple(problems),
     )
     return JobResult(profile=profile)
@@ -154,32 +155,6 @@ def _structure(style: str, seen: Sequence[dict[str, Any]]) -> Structure:
     return Structure.model_validate({"style": style, "tensors": tuple(tensors)})
 
 
-def _original_score(
-    workload: Workload, model: Any, outputs: Structure, home: Path, fingerprint: str
-) -> tuple[float, bool]:
-    """Score the original model on validation, once per fingerprint; per-example scores are kept for comparison."""
-    import torch
-
-    if workload.metric is None:
-        return 1.0, False
-    path = scores_file(home, fingerprint)
-    if path.exists():
-        stored = np.load(path, allow_pickle=False)
-        return (float(stored.mean()), True) if stored.ndim else (float(stored), False)
-
-    def batches() -> Any:
-        for inputs, targets, real in example_batches(workload.validation(), workload.collate, SCORING_BATCH):
-            yield output_arrays(call(model, inputs)), targets, real
-
-    with torch.inference_mode():
-        scores = score(workload, outputs, batches())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, scores.per_example if scores.per_example is not None else np.float64(scores.mean))
-    temporary.replace(path)
-    return scores.mean, scores.per_example is not None
-
-
 def _exportable(
     workload: Workload, model: Any, inputs: Structure, outputs: Structure, facts: dict[str, Any], home: Path
 ) -> tuple[str | None, bool]:
@@ -215,23 +190,12 @@ class _ExportShape:
         self.inputs, self.outputs = inputs, outputs
 
 
-def _facts(workload: Workload, model: Any, splits: dict[str, Any], hashes: dict[str, list[str]]) -> dict[str, Any]:
+def _facts(workload: Workload, model: Any, hashes: dict[str, SplitHashes]) -> dict[str, Any]:
     return {
         "model_digest": _model_digest(model),
-        "data_digests": {name: digest([len(splits[name]), values, _targets_digest(splits[name])])
-                         for name, values in hashes.items()},
+        "data_digests": {name: found.digest for name, found in hashes.items()},
         "metric_digest": digest([source_of(workload.metric), source_of(workload.collate), source_of(workload.loss)]),
-    }  # fmt: skip
-
-
-def _targets_digest(dataset: Any) -> str:
-    step = max(1, math.ceil(len(dataset) / HASHED_EXAMPLES))
-    state = hashlib.sha256()
-    for i in range(0, len(dataset), step):
-        target = dataset[i][1]
-        tensor = hasattr(target, "numpy")
-        state.update(np.ascontiguousarray(target.numpy()).tobytes() if tensor else repr(target).encode())
-    return state.hexdigest()
+    }
 
 
 def _model_digest(model: Any) -> str:

@@ -13,7 +13,7 @@ from evaluators.errors import (
     WorkloadError,
     ran_out_of_memory,
 )
-from evaluators.jobs import Job, JobResult, MeasureJob, PrepareJob
+from evaluators.jobs import CompareJob, Job, JobResult, MeasureJob, PrepareJob
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.profile import Problem
 from evaluators.stages.clock import StageClock
@@ -40,6 +40,11 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
             from evaluators.stages.measure import measure
 
             return JobResult(outcome=measure(job, clock))
+        if isinstance(job, CompareJob):
+            from evaluators.timing.comparison import compare_bundles
+
+            with clock.stage("compare"):
+                return JobResult(comparison=compare_bundles(job))
         from evaluators.profiling import profile_workload
 
         return profile_workload(job, clock)

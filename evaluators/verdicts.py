@@ -22,18 +22,23 @@ def violation_of(constraint: Constraint, value: float) -> float:
     return excess / scale_of(constraint)
 
 
-def judge(constraint: Constraint, value: float, interval: Interval | None) -> Verdict:
-    """Pass or fail where the whole interval agrees with the value, undecided where it straddles the limit."""
+def judge(constraint: Constraint, value: float, bounds: Interval | None, *, known: bool = True) -> Verdict:
+    """Pass or fail where both one-sided bounds agree with the value, undecided where they straddle the limit.
+
+    What is not known well enough to be judged (``known`` is False) is undecided, whatever its value.
+    """
     violation = violation_of(constraint, value)
-    ends = [violation_of(constraint, end) for end in interval or (value, value)]
-    if max(ends) <= 0 and violation <= 0:
+    ends = [violation_of(constraint, end) for end in bounds or (value, value)]
+    if not known:
+        status = "undecided"
+    elif max(ends) <= 0 and violation <= 0:
         status = "pass"
     elif min(ends) > 0 and violation > 0:
         status = "fail"
     else:
         status = "undecided"
     return Verdict.model_validate(
-        {"constraint": constraint, "status": status, "value": value, "interval": interval, "violation": violation}
+        {"constraint": constraint, "status": status, "value": value, "interval": bounds, "violation": violation}
     )
 
 
@@ -43,19 +48,28 @@ def judge_all(constraints: Iterable[Constraint], evidence: Evidence) -> tuple[Ve
     for constraint in constraints:
         found = measured(constraint.metric, evidence)
         if found is not None:
-            verdicts.append(judge(constraint, *found))
+            verdicts.append(judge(constraint, *found, known=_known(constraint.metric, evidence)))
     return tuple(verdicts)
 
 
+def _known(metric: str, evidence: Evidence) -> bool:
+    """Whether a latency was measured cleanly, and a score has an interval: else nothing says how sure a value is."""
+    if metric.startswith("latency_"):
+        return evidence.latency is None or evidence.latency.clean
+    if metric in ("accuracy", "accuracy_drop"):
+        return evidence.accuracy is None or not (evidence.accuracy.method or "").startswith("none")
+    return True
+
+
 def measured(metric: str, evidence: Evidence) -> tuple[float, Interval | None] | None:
-    """Return the value and interval of a metric, or None if it was not measured."""
+    """Return the value of a metric and its one-sided bounds, or None if it was not measured."""
     latency, accuracy = evidence.latency, evidence.accuracy
     if metric.startswith("latency_"):
-        return None if latency is None else (latency.value, latency.ci95)
+        return None if latency is None else (latency.value, latency.bounds or latency.ci95)
     if metric == "accuracy_drop":
-        return None if accuracy is None else (accuracy.drop, accuracy.drop_ci95)
+        return None if accuracy is None else (accuracy.drop, accuracy.drop_bounds or accuracy.drop_ci95)
     if metric == "accuracy":
-        return None if accuracy is None else (accuracy.accuracy, accuracy.ci95)
+        return None if accuracy is None else (accuracy.accuracy, accuracy.bounds or accuracy.ci95)
     if metric == "size_bytes":
         return None if evidence.size_bytes is None else (float(evidence.size_bytes), None)
     raise ValueError(f"no evidence carries a metric named {metric!r}")

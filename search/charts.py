@@ -100,14 +100,16 @@ def improvements(trials: Sequence[TrialResult], result: SearchResult) -> list[Tr
 
 def _panel(of: Callable[[TrialResult], str], tried: list[TrialResult], axis: Axis, result: SearchResult) -> list[Any]:
     values = _values(of, tried)
-    missed = [trial for trial in tried if not trial.feasible]
+    missed = [trial for trial in tried if trial.verdict == "fail"]
+    undecided = [trial for trial in tried if trial.undecided]
     feasible = [trial for trial in tried if trial.feasible]
-    ranked = sorted(feasible, key=lambda trial: objective_value(trial, result.objective, result.percentile) or 0.0)
+    ranked = sorted(feasible, key=lambda trial: _rank(trial, result))
     best_of = {value: next((trial for trial in ranked if of(trial) == value), None) for value in values}
     winners = [trial for trial in best_of.values() if trial is not None]
     ahead = [result.best is not None and trial.number == result.best.number for trial in winners]
     palette = colours(trial.candidate.backend for trial in winners)
     cross = {"symbol": "x-thin", "size": 6, "opacity": 0.45, "line": {"width": 1.2, "color": NEUTRAL}}
+    ring = {"symbol": "circle-open", "size": 7, "opacity": 0.6, "line": {"width": 1.4}, "color": NEUTRAL}
     star = {
         "size": 12, "color": [palette[trial.candidate.backend] for trial in winners], "symbol": "diamond",
         "line": {"width": [2.5 if best else 1 for best in ahead],
@@ -118,9 +120,15 @@ def _panel(of: Callable[[TrialResult], str], tried: list[TrialResult], axis: Axi
     return [
         anchor,
         _dots([of(trial) for trial in missed], missed, axis, name="over a limit", marker=cross),
+        _dots([of(trial) for trial in undecided], undecided, axis, name="undecided", marker=ring),
         _dots([of(trial) for trial in feasible], feasible, axis, name="feasible", marker=faint),
         _dots([of(trial) for trial in winners], winners, axis, name="best", marker=star),
     ]
+
+
+def _rank(trial: TrialResult, result: SearchResult) -> float:
+    value = objective_value(trial, result.objective, result.percentile)
+    return float("inf") if value is None else value
 
 
 def _values(of: Callable[[TrialResult], str], trials: Sequence[TrialResult]) -> list[str]:

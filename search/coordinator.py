@@ -16,6 +16,7 @@ from evaluators.outcome import Outcome
 from evaluators.profile import WorkloadProfile
 from evaluators.space import Space, derive_space
 from evaluators.target import probe_target
+from search.final_comparison import run_final_comparison
 from search.progress import Progress
 from search.projection import Projection
 from search.result import SearchResult, TrialResult
@@ -82,6 +83,9 @@ class Coordinator:
         )  # fmt: skip
         loop = TrialLoop(session)
         loop.run()
+        loop.complete_front()
+        run_final_comparison(session)
+        self._account()
         loop.measure_nearest()
 
     def _profile(self, sandbox: Sandbox) -> WorkloadProfile | None:

@@ -8,12 +8,17 @@ from search.result import TrialResult
 
 
 def objective_value(trial: TrialResult, objective: str, percentile: str) -> float | None:
-    """The value to be *minimised*: latency in ms, negative throughput, or size in bytes; None if not measured."""
+    """The value to be *minimised*: latency in ms, negative throughput, or size in bytes; None if not measured.
+
+    A time that was measured beside other programs counts as not measured: it is shown, and decides nothing.
+    """
+    if objective == "size":
+        return None if trial.size_bytes is None else float(trial.size_bytes)
+    if trial.latency_ms is not None and not trial.latency_ms.clean:
+        return None
     if objective == "latency":
         return trial.latency_at(percentile)
-    if objective == "throughput":
-        return None if trial.throughput_per_s is None else -trial.throughput_per_s
-    return None if trial.size_bytes is None else float(trial.size_bytes)
+    return None if trial.throughput_per_s is None else -trial.throughput_per_s
 
 
 def pareto_front(trials: Iterable[TrialResult], objective: str, percentile: str) -> list[TrialResult]:
@@ -39,11 +44,26 @@ def best_trial(front: Sequence[TrialResult]) -> TrialResult | None:
 
 
 def total_violation(trial: TrialResult) -> float:
-    """Sum of the normalized violations; a constraint that was not reached counts as met."""
+    """Sum of the normalized violations of the values; a constraint that was not reached counts as met."""
     return sum(max(0.0, verdict.violation) for verdict in trial.verdicts)
 
 
+def undecided_trials(
+    trials: Iterable[TrialResult], objective: str, percentile: str, count: int = 3
+) -> list[TrialResult]:
+    """Return the undecided trials whose values lie within every limit, best objective first.
+
+    Those of which no clean time is known come last, in the order in which they were tried.
+    """
+
+    def rank(trial: TrialResult) -> tuple[bool, float, int]:
+        value = objective_value(trial, objective, percentile)
+        return value is None, value or 0.0, trial.number
+
+    return sorted((trial for trial in trials if trial.undecided and not total_violation(trial)), key=rank)[:count]
+
+
 def nearest_trials(trials: Iterable[TrialResult], count: int = 3) -> list[TrialResult]:
-    """Return the trials that came closest to the limits: smallest total violation first."""
+    """Return the trials that came closest to the limits: the undecided first, then the smallest total violation."""
     tried = [trial for trial in trials if trial.outcome in ("measured", "rejected") and trial.verdicts]
-    return sorted(tried, key=lambda trial: (total_violation(trial), trial.number))[:count]
+    return sorted(tried, key=lambda trial: (not trial.undecided, total_violation(trial), trial.number))[:count]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from search.result import TrialCounts, TrialResult
 from search.spec import SearchSpec
 from search.units import show_bytes, show_ms
-from search.wording import ending_of, show_rate, show_score, show_seconds
+from search.wording import ending_of, show_rate, show_score, show_seconds, why_not
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,6 +33,7 @@ class LiveProgress:
         self._total, self._timeout_s = total_trials, timeout_s
         self._clock, self._begun = clock, clock()
         self._done = 0
+        self._undecided = 0
         self._running = ""
         self._best: TrialResult | None = None
         self._last: list[TrialResult] = []
@@ -61,7 +62,7 @@ class LiveProgress:
 
     def finished(self, trial: TrialResult, counts: TrialCounts, best: TrialResult | None) -> None:
         """A trial ended; ``best`` is the best feasible one so far."""
-        self._done, self._best, self._running = counts.total, best, ""
+        self._done, self._undecided, self._best, self._running = counts.total, counts.undecided, best, ""
         self._last = [*self._last, trial][-_LAST:]
         if self._live is None:
             self._say(self._line(trial))
@@ -79,7 +80,8 @@ class LiveProgress:
     def _line(self, trial: TrialResult) -> str:
         """``[ 7/40] measured  onnxruntime static_int8 b1 t1  p95 0.101 ms  acc 92.10 %  (best 0.098 ms)``."""
         width = len(str(self._total))
-        facts = [f"[{self._done:>{width}}/{self._total}] {trial.outcome:<9} {trial.label}", *self._facts(trial)]
+        ending = "undecided" if trial.undecided else trial.outcome
+        facts = [f"[{self._done:>{width}}/{self._total}] {ending:<9} {trial.label}", *self._facts(trial)]
         if self._best is not None:
             facts.append(f"(best {self._objective(self._best)})")
         return "  ".join(facts)
@@ -93,8 +95,8 @@ class LiveProgress:
             facts.append(self._objective(trial))
         if trial.accuracy is not None:
             facts.append(f"acc {show_score(trial.accuracy)}")
-        if trial.reason:
-            facts.append(_short(trial.reason, 60))
+        if reason := why_not(trial).removeprefix("undecided: "):
+            facts.append(_short(reason, 60))
         if trial.answered_by:
             facts.append(f"as in {trial.answered_by}")
         return facts
@@ -115,7 +117,7 @@ class LiveProgress:
 
         trials = Table.grid(padding=(0, 2))
         for trial in self._last:
-            ending = Text(ending_of(trial), style=_COLOURS.get(trial.outcome, ""))
+            ending = Text(ending_of(trial), style="cyan" if trial.undecided else _COLOURS.get(trial.outcome, ""))
             facts = Text("  ".join(self._facts(trial)), style="dim" if trial.outcome != "measured" else "")
             trials.add_row(Text(f"#{trial.number}", style="dim"), ending, Text(trial.label), facts)
         bar = Table.grid(padding=(0, 1), expand=True)
@@ -127,6 +129,7 @@ class LiveProgress:
                     Text(self._remaining(), style="dim"))  # fmt: skip
         best = Text("best so far  ", style="bold")
         best.append(self._best_line() if self._best else "nothing feasible yet", style="green" if self._best else "dim")
+        best.append(f"  ({self._undecided} undecided)" if self._undecided else "", style="cyan")
         running = Text(f"running      {self._running}" if self._running else "preparing …", style="dim")
         last: list[RenderableType] = [trials] if self._last else []
         return Group(*last, best, running, bar)

@@ -13,6 +13,7 @@ from search.scene import (
     Axis,
     Scene,
     accuracy_floor,
+    accuracy_interval,
     axes_of,
     horizontal_range,
     scene_of,
@@ -129,6 +130,8 @@ class _Picture:
             self._cross(self.lower, trial, -0.35)
         for trial in self.scene.dominated:
             self._point(trial, size=62, alpha=0.38, edgecolors="none", zorder=3)
+        for trial in self.scene.undecided:
+            self._doubt(trial)
         steps = self._steps()
         self.upper.plot([x for x, _ in steps], [y for _, y in steps], color=NEUTRAL, linewidth=1.8, zorder=4)
         for trial in self.scene.front:
@@ -151,8 +154,16 @@ class _Picture:
         colour = self.colours[trial.candidate.backend]
         self.upper.scatter([self.axis.value(trial)], [trial.accuracy], marker=marker, s=size, color=colour, **style)
 
+    def _doubt(self, trial: TrialResult) -> None:
+        """Draw an undecided trial: hollow, with a question mark, and with the intervals that reach over a limit."""
+        self._bars(trial)
+        self._point(trial, size=170, facecolors="white", linewidths=1.6, zorder=5.5)
+        place = (self.axis.value(trial), trial.accuracy)
+        colour = self.colours[trial.candidate.backend]
+        self.upper.plot(*place, marker="$?$", markersize=7, color=colour, markeredgewidth=0.4, zorder=5.6)
+
     def _bars(self, trial: TrialResult) -> None:
-        x, across, along = self.axis.value(trial), self.axis.interval(trial), trial.accuracy_ci95
+        x, across, along = self.axis.value(trial), self.axis.interval(trial), accuracy_interval(trial, self.result)
         style = {"color": self.colours[trial.candidate.backend], "alpha": 0.45, "linewidth": 1.4, "zorder": 5}
         if along is not None:
             self.upper.plot([x, x], along, **style)
@@ -212,8 +223,8 @@ class _Picture:
         ahead = trial.number in {item.number for item in self.scene.front}
         half = 17 if marked else 9 if ahead else 6
         boxes = [Bbox.from_bounds(centre[0] - half, centre[1] - half, 2 * half, 2 * half)]
-        if ahead and trial.accuracy_ci95:
-            low, high = (float(self.upper.transData.transform((1, bound))[1]) for bound in trial.accuracy_ci95)
+        if ahead and (along := accuracy_interval(trial, self.result)):
+            low, high = (float(self.upper.transData.transform((1, bound))[1]) for bound in along)
             boxes.append(Bbox.from_extents(centre[0] - 2, low, centre[0] + 2, high))
         return boxes
 
@@ -239,6 +250,8 @@ class _Picture:
         entries.append(Line2D([], [], color=NEUTRAL, label=f"Pareto front: {len(self.scene.front)}"))
         faint: dict[str, Any] = {**dot, "alpha": 0.4}
         entries.append(Line2D([], [], marker="o", label=f"feasible, beaten: {len(self.scene.dominated)}", **faint))
+        hollow: dict[str, Any] = {**dot, "markerfacecolor": "none"}
+        entries.append(Line2D([], [], marker="$?$", label=f"undecided: {len(self.scene.undecided)}", **hollow))
         missed = len(self.scene.missed) + len(self.scene.early)
         entries.append(Line2D([], [], marker="x", label=f"over a limit: {missed}", **dot))
         entries.append(Line2D([], [], linestyle="none", label=f"failed: {len(self.scene.failed)}"))

@@ -16,6 +16,7 @@ from search.scene import (
     Range,
     Scene,
     accuracy_floor,
+    accuracy_interval,
     axes_of,
     horizontal_range,
     scene_of,
@@ -35,6 +36,8 @@ from search.wording import (
     show_limit,
     show_rate,
     show_score,
+    show_speedup,
+    why_not,
 )
 
 __all__ = ["factors_figure", "pareto_figure", "pareto_png", "progress_figure"]
@@ -46,7 +49,8 @@ def pareto_figure(result: SearchResult, trials: Sequence[TrialResult]) -> Any:
     """Draw every trial over the objective and accuracy; buttons change the horizontal axis.
 
     Returns:
-        A plotly Figure that needs no network: colours are backends, symbols pruning structures, crosses broken limits.
+        A plotly Figure that needs no network: colours are backends, symbols pruning structures, crosses broken limits,
+        question marks undecided ones.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -91,6 +95,8 @@ class _Traces:
                 found.append((self._points(backend, beaten, faint=True, legend=not ahead), 1))
             if ahead:
                 found.append((self._points(backend, ahead, faint=False, legend=True), 1))
+        if scene.undecided:
+            found.append((self._doubts(), 1))
         found += [(self._mark(name, trial), 1) for name, trial in reversed(scene.marks.items())]
         found.append((self._rug(), 2))
         if scene.failed:
@@ -137,7 +143,7 @@ class _Traces:
         return self._scatter(group, name=escape(backend), legendgroup=backend, showlegend=legend, marker=marker, **bars)
 
     def _bars(self, group: tuple[TrialResult, ...], colour: str) -> dict[str, Any]:
-        vertical = [_errors(trial.accuracy, trial.accuracy_ci95) for trial in group]
+        vertical = [_errors(trial.accuracy, accuracy_interval(trial, self.result)) for trial in group]
         horizontal = [_errors(self.axes[0].value(trial), self.axes[0].interval(trial)) for trial in group]
         style = {"type": "data", "symmetric": False, "color": _translucent(colour), "thickness": 1, "width": 3}
         return {
@@ -157,6 +163,19 @@ class _Traces:
             "line": {"width": 1.6, "color": [self.colours[trial.candidate.backend] for trial in group]},
         }  # fmt: skip
         return self._scatter(group, name=f"{name}: {len(group)}", marker=marker)
+
+    def _doubts(self) -> Any:
+        """Undecided trials: hollow, with a question mark, and with the intervals that reach over a limit."""
+        group = self.scene.undecided
+        outlines = [self.colours[trial.candidate.backend] for trial in group]
+        marker = {
+            "symbol": [f"{self.symbols[trial.candidate.pruning.structure]}-open" for trial in group],
+            "size": 15, "color": outlines, "line": {"width": 1.4, "color": outlines},
+        }  # fmt: skip
+        return self._scatter(
+            group, name=f"undecided: {len(group)}", mode="markers+text", marker=marker, text=["?"] * len(group),
+            textposition="middle center", textfont={"size": 11}, **self._bars(group, NEUTRAL),
+        )  # fmt: skip
 
     def _rug(self) -> Any:
         trace = self._crosses(self.scene.early, "rejected before accuracy", 0.7)
@@ -337,7 +356,7 @@ def _hover(trial: TrialResult, result: SearchResult) -> str:
     rows = [
         f"<b>#{trial.number} {escape(trial.label)}</b>  {escape(ending_of(trial))}",
         *(escape(row) for row in (*_recipe(trial), *_findings(trial, result)) if row),
-        f"<i>{escape(trial.reason[:200])}</i>" if trial.reason else "",
+        f"<i>{escape(reason[:200])}</i>" if (reason := why_not(trial)) else "",
     ]
     return "<br>".join(row for row in rows if row)
 
@@ -357,7 +376,10 @@ def _findings(trial: TrialResult, result: SearchResult) -> list[str]:
     found = []
     if latency is not None:
         spread = show_interval("latency_ms", latency.ci95)
-        found.append(f"latency p50 {show_ms(latency.p50)}, {at} {show_ms(trial.latency_at(at))} ({spread})")
+        unclean = "" if latency.clean else ", measured beside other programs"
+        found.append(f"latency p50 {show_ms(latency.p50)}, {at} {show_ms(trial.latency_at(at))} ({spread}){unclean}")
+    if trial.speedup is not None:
+        found.append(f"{show_speedup(trial.speedup.value, trial.speedup.ci95)} as fast as eager fp32, timed in turn")
     if trial.throughput_per_s is not None:
         found.append(f"throughput {show_rate(trial.throughput_per_s)}")
     if trial.accuracy is not None:

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from evaluators.outcome import Constraint
+from evaluators.outcome import Constraint, Interval
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target, environment
-from search.result import Relaxation, SearchResult, TrialResult
+from search.deciding import advice, decided_by
+from search.result import Finals, Relaxation, SearchResult, TrialResult
 from search.units import show_bytes, show_ms
 from search.wording import (
     NOTHING,
@@ -22,17 +23,24 @@ from search.wording import (
     in_shares,
     is_share,
     knobs_of,
+    name_of,
     pruning_of,
+    show_confidence,
+    show_disturbed,
+    show_doubt,
     show_drop,
     show_interval,
+    show_joules,
     show_limit,
-    show_metric,
     show_rate,
+    show_ratios,
     show_relaxed,
     show_score,
     show_seconds,
     show_speedup,
+    show_verdict,
     verdict_for,
+    why_not,
 )
 
 _RUNTIMES = (
@@ -91,9 +99,13 @@ def _facts(
         "headline": headline(result),
         "facts": _summary(result),
         "cards": _cards(result),
+        "confidence": show_confidence(result.confidence),
         "limits": [_limit(constraint, result, trials) for constraint in result.constraints],
+        "undecided": [_undecided(trial) for trial in result.undecided],
+        "advice": advice(result),
         "relaxations": [_relaxation(item, result) for item in result.relaxations],
         "comparison": _comparison(result),
+        "finals": result.finals and _finals(result.finals),
         "figures": {name: script_json(text) for name, text in _figures(result, trials).items()},
         "columns": _COLUMNS,
         "front_rows": [_row(trial, result) for trial in result.front],
@@ -102,6 +114,7 @@ def _facts(
         "backends": sorted({trial.candidate.backend for trial in trials}),
         "failures": _failures(trials),
         "notes": [
+            *([spoilt] if (spoilt := show_disturbed(result)) else []),
             *result.notes,
             *(f"{item.what} {item.advice}".strip() for item in (profile.problems if profile else ())),
         ],
@@ -124,6 +137,7 @@ def _summary(result: SearchResult) -> list[str]:
     return [
         ", ".join(result.targets),
         f"{counts.total} trials: {endings}",
+        *([f"{counts.undecided} undecided"] if counts.undecided else []),
         f"{show_seconds(result.elapsed_s)}, {result.overhead.share:.0%} of it overhead",
         f"scored by {result.scored_by}" if result.scored_by else f"objective {result.objective}",
     ]
@@ -141,8 +155,10 @@ def _cards(result: SearchResult) -> list[dict[str, Any]]:
          spread and f"95 %: {spread}"),
         ("throughput", "throughput", show_rate(best.throughput_per_s), f"batch of {best.candidate.batch_size}"),
         ("", "accuracy", show_score(best.accuracy), f"drop {drop}"),
-        ("", "against eager fp32", show_speedup(result.speedup), base.label if base else "not measured"),
-        ("", "against the best float", show_speedup(result.speedup_over_float), unmodified.label if unmodified else ""),
+        ("", "against eager fp32", show_speedup(result.speedup),
+         _against(base, result.speedup_ci95) if base else "not measured"),
+        ("", "against the best float", show_speedup(result.speedup_over_float),
+         _against(unmodified, result.speedup_over_float_ci95) if unmodified else ""),
         ("size", "size on disk", show_bytes(best.size_bytes), f"{show_bytes(base.size_bytes)} before" if base else ""),
     ]  # fmt: skip
     return [
@@ -151,26 +167,47 @@ def _cards(result: SearchResult) -> list[dict[str, Any]]:
     ]
 
 
+def _against(other: TrialResult, interval: Interval | None) -> str:
+    return f"95 %: {show_ratios(interval)}, {other.label}" if interval else other.label
+
+
 def _limit(constraint: Constraint, result: SearchResult, trials: Sequence[TrialResult]) -> dict[str, str]:
     share = in_shares(result)
     shown = {"what": show_limit(constraint, share), "status": "unknown", "found": "not measured"}
     if result.best is None:
         verdicts = [verdict for trial in trials if (verdict := verdict_for(trial, constraint))]
-        met = sum(verdict.within for verdict in verdicts)
+        met, unsure = (sum(verdict.status == word for verdict in verdicts) for word in ("pass", "undecided"))
         return shown | {
-            "status": "" if met else "fail",
-            "found": f"met by {met} of {len(verdicts)} measured trials",
-        }
+            "status": "" if met else "undecided" if unsure else "fail",
+            "found": f"met by {met} of {len(verdicts)} measured trials at {show_confidence(result.confidence)}"
+                     + (f", undecided for {unsure}" if unsure else ""),
+        }  # fmt: skip
     verdict = verdict_for(result.best, constraint)
     if verdict is None:
         return shown
-    spread = show_interval(constraint.metric, verdict.interval, share)
-    found = f"the best has {show_metric(constraint.metric, verdict.value, share)}" + (
-        f" (95 %: {spread})" if spread else ""
-    )
-    if verdict.status == "undecided":
-        found += "; the interval reaches over the limit, so chance may have decided"
-    return shown | {"status": verdict.status, "found": found}
+    return shown | {"status": verdict.status, "found": show_verdict(verdict, result.confidence, share)}
+
+
+def _undecided(trial: TrialResult) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "label": trial.label,
+        "doubt": show_doubt(trial).removeprefix("undecided: "),
+        "decided": decided_by(trial).partition(" would be ")[2],
+    }
+
+
+def _finals(finals: Finals) -> dict[str, Any]:
+    """The final comparison as rows of text."""
+    return {
+        "rounds": finals.rounds,
+        "rows": [
+            {"number": row.trial, "label": row.label, "p50": show_ms(row.p50_ms), "at": show_ms(row.percentile_ms),
+             "over": show_speedup(row.over_best.value, row.over_best.ci95) if row.over_best else NOTHING,
+             "best": row.trial == finals.best}
+            for row in finals.rows
+        ],
+    }  # fmt: skip
 
 
 def _relaxation(item: Relaxation, result: SearchResult) -> dict[str, Any]:
@@ -180,8 +217,8 @@ def _relaxation(item: Relaxation, result: SearchResult) -> dict[str, Any]:
         "number": item.trial,
         "label": item.label,
         "limits": " and ".join(show_relaxed(metric, value, share) for metric, value in item.limits.items()) or NOTHING,
-        "unknown": ", ".join(name.replace("_", " ") for name in item.unknown),
-        "reason": (near.reason if near else None) or "",
+        "unknown": ", ".join(name_of(metric) for metric in item.unknown),
+        "reason": why_not(near) if near else "",
     }
 
 
@@ -197,13 +234,18 @@ def _comparison(result: SearchResult) -> dict[str, Any]:
          lambda trial: show_interval("accuracy", trial.accuracy_ci95)),
         ("accuracy drop", lambda trial: show_drop(trial.accuracy_drop, is_share(trial)),
          lambda trial: show_interval("accuracy_drop", trial.accuracy_drop_ci95, is_share(trial))),
+        ("times as fast as eager fp32, timed in turn",
+         lambda trial: show_speedup(trial.speedup.value if trial.speedup else None),
+         lambda trial: show_ratios(trial.speedup.ci95) if trial.speedup else ""),
         ("size on disk", lambda trial: show_bytes(trial.size_bytes), lambda trial: ""),
         ("peak memory", lambda trial: show_bytes(trial.peak_memory_bytes), lambda trial: ""),
+        ("peak device memory", lambda trial: show_bytes(trial.device_memory_bytes), lambda trial: ""),
+        ("energy of one call", lambda trial: show_joules(trial.energy_j), lambda trial: ""),
     )  # fmt: skip
     return {
         "columns": [{"title": title, "label": f"#{trial.number} {trial.label}"} for title, trial in chosen],
         "rows": [{"name": name, "cells": [{"value": value(trial), "note": note(trial)} for _, trial in chosen]}
-                 for name, value, note in rows],
+                 for name, value, note in rows if any(value(trial) != NOTHING for _, trial in chosen)],
     }  # fmt: skip
 
 
@@ -256,19 +298,31 @@ _COLUMNS = (
     _Column("Batch", "n", lambda t: str(t.candidate.batch_size), lambda t: t.candidate.batch_size),
     _Column("Threads", "n", lambda t: str(t.candidate.runtime.threads), lambda t: t.candidate.runtime.threads),
     _Column("p50", "n", lambda t: show_ms(t.latency_at("p50")), lambda t: t.latency_at("p50")),
-    _Column("p95", "n", lambda t: show_ms(t.latency_at("p95")), lambda t: t.latency_at("p95")),
+    _Column(
+        "p95",
+        "n",
+        lambda t: show_ms(t.latency_at("p95")),
+        lambda t: t.latency_at("p95"),
+        note=lambda t: "beside other programs" if t.latency_ms and not t.latency_ms.clean else "",
+    ),
     _Column("Throughput", "n", lambda t: show_rate(t.throughput_per_s), lambda t: t.throughput_per_s),
-    _Column("Accuracy", "n", lambda t: show_score(t.accuracy), lambda t: t.accuracy),
+    _Column(
+        "Accuracy",
+        "n",
+        lambda t: show_score(t.accuracy),
+        lambda t: t.accuracy,
+        note=lambda t: f"of {t.accuracy_examples:,} examples" if t.accuracy_complete is False else "",
+    ),
     _Column("Drop", "n", lambda t: show_drop(t.accuracy_drop, is_share(t)), lambda t: t.accuracy_drop),
     _Column("Size", "n", lambda t: show_bytes(t.size_bytes), lambda t: t.size_bytes),
     _Column("Ending", "ending", ending_of, ending_of, trials_only=True),
-    _Column("Why", "reason", lambda t: t.reason or "", lambda t: t.reason or "", trials_only=True),
+    _Column("Why", "reason", why_not, why_not, trials_only=True),
 )
 
 
 def _row(trial: TrialResult, result: SearchResult) -> dict[str, Any]:
     best = result.best is not None and trial.number == result.best.number
-    measured = "front" if trial.pareto else "feasible" if trial.feasible else "over"
+    measured = "front" if trial.pareto else ending_of(trial).removesuffix(" a limit")
     kind = "best front" if best else measured if trial.outcome == "measured" else trial.outcome
     cells = [
         {"kind": column.kind, "trials_only": column.trials_only, "value": column.text(trial),

@@ -8,23 +8,44 @@ from pydantic import Field
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
-from evaluators.outcome import Constraint, Interval, Outcome, Verdict
+from evaluators.outcome import Constraint, Diagnosis, Interval, LatencyEvidence, Outcome, Ratio, Verdict
 
 SCHEMA_VERSION = 1
 
 
 class LatencyResult(Frozen):
-    """Latency of one call with the whole batch, in milliseconds; ``ci95`` is of the search's percentile."""
+    """Latency of one call with the whole batch, in milliseconds; ``ci95`` is of the search's percentile.
+
+    Attributes:
+        bounds: one-sided bounds of the same, each at the search's confidence; the verdict was drawn from them.
+        samples: calls that count, from ``processes`` fresh processes.
+        polluted: blocks of calls that were thrown away because other programs used the processor meanwhile.
+        clean: False where they never left enough time: such a latency is shown and never judged.
+    """
 
     p50: float
     p90: float | None = None
     p95: float | None = None
     p99: float | None = None
     ci95: Interval
+    bounds: Interval | None = None
+    samples: int | None = None
+    processes: int = 1
+    polluted: int = 0
+    clean: bool = True
 
 
 class TrialResult(Frozen):
-    """One trial as users and scripts see it."""
+    """One trial as users and scripts see it.
+
+    Attributes:
+        feasible: measured in full, and every limit is kept at the search's confidence.
+        undecided: measured in full, no limit is surely missed, and at least one is not surely kept.
+        speedup: over eager fp32 at the same batch size and threads, timed in turn with this trial.
+        accuracy_examples: how many of validation were scored; ``accuracy_complete`` says whether it was all.
+        energy_j: of one call with the whole batch, where the machine tells it.
+        diagnosis: what the runtime really executed.
+    """
 
     number: int
     candidate: Candidate
@@ -35,17 +56,24 @@ class TrialResult(Frozen):
     gate: str | None = None
     failure_kind: str | None = None
     feasible: bool = False
+    undecided: bool = False
     pareto: bool = False
     latency_ms: LatencyResult | None = None
+    speedup: Ratio | None = None
     throughput_per_s: float | None = None
     accuracy: float | None = None
     accuracy_ci95: Interval | None = None
     accuracy_drop: float | None = None
     accuracy_drop_ci95: Interval | None = None
+    accuracy_examples: int | None = None
+    accuracy_complete: bool | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    energy_j: float | None = None
     parameters: int | None = None
     flops: int | None = None
+    diagnosis: Diagnosis | None = None
     verdicts: tuple[Verdict, ...] = ()
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     cached_stages: tuple[str, ...] = ()
@@ -64,15 +92,26 @@ class TrialResult(Frozen):
         value: float | None = getattr(self.latency_ms, percentile)
         return self.latency_ms.ci95[1] if value is None else value
 
+    @property
+    def verdict(self) -> Literal["pass", "fail", "undecided"] | None:
+        """The verdict on all limits together; None where the trial failed or has not ended."""
+        if self.outcome not in ("measured", "rejected"):
+            return None
+        return "pass" if self.feasible else "undecided" if self.undecided else "fail"
+
 
 class TrialCounts(Frozen):
-    """How many trials ended how; ``cached`` were answered from an earlier search. All of them add up to total."""
+    """How many trials ended how; ``cached`` were answered from an earlier search. These four add up to total.
+
+    ``undecided`` counts among the measured and the cached.
+    """
 
     total: int
     measured: int
     rejected: int
     failed: int
     cached: int
+    undecided: int = 0
 
 
 class Overhead(Frozen):
@@ -83,7 +122,10 @@ class Overhead(Frozen):
 
 
 class Relaxation(Frozen):
-    """What the limits would have to be for one near candidate to be feasible."""
+    """What the limits would have to be for one near candidate to keep them at the search's confidence.
+
+    ``limits`` are the candidate's bounds, not its values; ``unknown`` are limits without a clean measurement.
+    """
 
     trial: int
     label: str
@@ -91,8 +133,49 @@ class Relaxation(Frozen):
     unknown: tuple[str, ...] = ()
 
 
+class FinalRow(Frozen):
+    """One bundle in the final comparison.
+
+    Attributes:
+        trial / label: whose bundle it is.
+        p50_ms / percentile_ms: its latency over all rounds: the median, and the percentile of the search.
+        over_best: time of this one over that of the best, from rounds that timed them in turn; None for the best.
+    """
+
+    trial: int
+    label: str
+    p50_ms: float
+    percentile_ms: float
+    over_best: Ratio | None = None
+
+
+class Finals(Frozen):
+    """The final comparison: the best and what it is compared with, timed in turn in fresh processes.
+
+    ``best`` is the trial whose time the others' is divided by; ``seconds`` is what all rounds took together.
+    """
+
+    best: int
+    rows: tuple[FinalRow, ...]
+    rounds: int
+    seconds: float
+
+    def over_best(self, trial: int) -> Ratio | None:
+        """Return the time of a trial over that of the best, None where it was not among those timed."""
+        return next((row.over_best for row in self.rows if row.trial == trial), None)
+
+
 class SearchResult(Frozen):
-    """One search: its best model against two baselines, the front, and how every trial ended."""
+    """One search: its best model against two baselines, the front, and how every trial ended.
+
+    Attributes:
+        confidence: of every verdict: the probability with which a limit is kept that is said to be kept, at least.
+        speedup / speedup_over_float: latency of ``baseline`` / ``best_float`` over that of ``best``; with a 95 %
+            interval where the final comparison timed the two in turn.
+        undecided: the best few trials whose values lie within the limits, but not surely; best objective first.
+        polluted: blocks of calls that were thrown away because other programs used the processor meanwhile.
+        never_clean: trials whose latency is not judged because other programs never left enough time.
+    """
 
     schema_version: int = SCHEMA_VERSION
     search: str
@@ -103,15 +186,22 @@ class SearchResult(Frozen):
     objective: str
     percentile: str
     constraints: tuple[Constraint, ...]
+    confidence: float = 0.95
     baseline: TrialResult | None = None
     best_float: TrialResult | None = None
     best: TrialResult | None = None
     speedup: float | None = None
+    speedup_ci95: Interval | None = None
     speedup_over_float: float | None = None
+    speedup_over_float_ci95: Interval | None = None
+    undecided: tuple[TrialResult, ...] = ()
     nearest: tuple[TrialResult, ...] = ()
     relaxations: tuple[Relaxation, ...] = ()
     front: tuple[TrialResult, ...] = ()
+    finals: Finals | None = None
     trials: TrialCounts
+    polluted: int = 0
+    never_clean: int = 0
     elapsed_s: float
     overhead: Overhead
     scored_by: str = ""
@@ -133,11 +223,7 @@ def trial_result(
     if outcome is None:
         return TrialResult(**common, outcome="running" if state == "RUNNING" else "queued", **extra)
     evidence = outcome.evidence
-    latency = evidence.latency and LatencyResult(
-        p50=evidence.latency.p50, p90=evidence.latency.p90, p95=evidence.latency.p95, p99=evidence.latency.p99,
-        ci95=evidence.latency.ci95,
-    )  # fmt: skip
-    accuracy = evidence.accuracy
+    latency, accuracy = evidence.latency, evidence.accuracy
     return TrialResult(
         **common,
         outcome=outcome.kind,
@@ -145,16 +231,23 @@ def trial_result(
         gate=outcome.gate,
         failure_kind=outcome.failure and str(outcome.failure.kind),
         feasible=outcome.feasible,
-        latency_ms=latency,
+        undecided=outcome.undecided,
+        latency_ms=latency and _latency_result(latency),
+        speedup=latency and latency.speedup,
         throughput_per_s=evidence.throughput_per_s,
         accuracy=accuracy and accuracy.accuracy,
         accuracy_ci95=accuracy and accuracy.ci95,
         accuracy_drop=accuracy and accuracy.drop,
         accuracy_drop_ci95=accuracy and accuracy.drop_ci95,
+        accuracy_examples=accuracy and accuracy.examples,
+        accuracy_complete=accuracy and accuracy.complete,
         size_bytes=evidence.size_bytes,
         peak_memory_bytes=evidence.peak_memory_bytes,
+        device_memory_bytes=evidence.device_memory_bytes,
+        energy_j=evidence.energy_j,
         parameters=evidence.parameters,
         flops=evidence.flops,
+        diagnosis=evidence.diagnosis,
         verdicts=outcome.verdicts,
         stage_seconds=outcome.stage_seconds,
         cached_stages=outcome.cached_stages,
@@ -162,3 +255,7 @@ def trial_result(
         reproduce=outcome.reproduce,
         **extra,
     )
+
+
+def _latency_result(latency: LatencyEvidence) -> LatencyResult:
+    return LatencyResult(**{name: getattr(latency, name) for name in LatencyResult.model_fields})

@@ -56,6 +56,7 @@ class Scene:
 
     Attributes:
         front / dominated: feasible, on the front (best objective first) or beaten by it.
+        undecided: measured in full, no limit is surely missed, and at least one is not surely kept.
         missed: accuracy was measured, and a limit is broken.
         early: rejected before accuracy was measured.
         failed: ended without evidence; only counted.
@@ -64,6 +65,7 @@ class Scene:
 
     front: tuple[TrialResult, ...]
     dominated: tuple[TrialResult, ...]
+    undecided: tuple[TrialResult, ...]
     missed: tuple[TrialResult, ...]
     early: tuple[TrialResult, ...]
     failed: tuple[TrialResult, ...]
@@ -72,7 +74,7 @@ class Scene:
     @property
     def drawn(self) -> tuple[TrialResult, ...]:
         """Every trial that has an accuracy."""
-        return (*self.front, *self.dominated, *self.missed)
+        return (*self.front, *self.dominated, *self.undecided, *self.missed)
 
 
 def scene_of(result: SearchResult, trials: Sequence[TrialResult]) -> Scene:
@@ -88,7 +90,8 @@ def scene_of(result: SearchResult, trials: Sequence[TrialResult]) -> Scene:
     return Scene(
         front=result.front,
         dominated=tuple(trial for trial in scored if trial.feasible and trial.number not in front),
-        missed=tuple(trial for trial in scored if not trial.feasible and trial.number not in references | front),
+        undecided=tuple(trial for trial in scored if trial.undecided),
+        missed=tuple(trial for trial in scored if trial.verdict == "fail" and trial.number not in references | front),
         early=tuple(unscored),
         failed=tuple(trial for trial in trials if trial.outcome == "failed"),
         marks=marks,
@@ -157,17 +160,30 @@ def horizontal_range(axis: Axis, trials: Iterable[TrialResult]) -> Range:
     return Range(max(0.0, low - pad), high + pad)
 
 
+def accuracy_interval(trial: TrialResult, result: SearchResult) -> Interval | None:
+    """Return the 95 % interval that is drawn of an accuracy: where the drop is limited, what the drop's says of it.
+
+    The original model saw the same examples, so the drop is known more exactly than the accuracy itself.
+    """
+    limited = any(constraint.metric == "accuracy_drop" for constraint in result.constraints)
+    drop, of_drop = trial.accuracy_drop, trial.accuracy_drop_ci95
+    if not limited or trial.accuracy is None or drop is None or of_drop is None:
+        return trial.accuracy_ci95
+    return trial.accuracy + drop - of_drop[1], trial.accuracy + drop - of_drop[0]
+
+
 def vertical_range(result: SearchResult, scene: Scene) -> tuple[Range, int]:
     """Return the range of accuracy around the limit and the feasible, and how many trials lie below it."""
     everything = [trial.accuracy for trial in (*scene.drawn, *scene.marks.values()) if trial.accuracy is not None]
     floor = accuracy_floor(result)
-    wanted = (*scene.front, *scene.dominated, *scene.marks.values())
+    wanted = (*scene.front, *scene.dominated, *scene.undecided, *scene.marks.values())
     near = [trial.accuracy for trial in wanted if trial.accuracy is not None] or everything
     near = [*near, floor] if floor is not None else near
     if not near:
         return Range(0.0, 1.0), 0
     span = max(max(near) - min(near), 0.004 * abs(max(near)), 1e-9)
-    ends = [*near, *(bound for trial in scene.front for bound in trial.accuracy_ci95 or ())]
+    barred = (*scene.front, *scene.undecided)
+    ends = [*near, *(bound for trial in barred for bound in accuracy_interval(trial, result) or ())]
     low, high = min(ends), min(max(ends), 1.0) if in_shares(result) else max(ends)
     top = min(high + 0.2 * span, max(high, 1.0) + 0.05 * span) if in_shares(result) else high + 0.2 * span
     shown = Range(max(low - 0.6 * span, min([low, *everything]) - 0.15 * span), top)

@@ -32,6 +32,17 @@ def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else (value,) if type(value) is int else value
 
 
+def _share(value: Any) -> Any:
+    """Read a share written as a number or in percent: ``0.95``, ``95%``."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a share such as 0.95 or 95%") from None
+
+
 _Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Sizes = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 
@@ -40,7 +51,9 @@ class SearchSpec(Frozen):
     """One request: the workload, its limits, what to optimise, and how much may be spent.
 
     With a latency budget the default objective is ``throughput`` (the budget bounds the wait), without one it is
-    ``latency``. Without any accuracy limit, ``max_accuracy_drop`` is 0.01.
+    ``latency``. Without any accuracy limit, ``max_accuracy_drop`` is 0.01. A limit counts as kept where it is kept
+    with at least the probability ``confidence``. A block of calls whose threads waited more than ``max_foreign_load``
+    of its time for a processor that other programs used is timed again.
     """
 
     workload: str
@@ -54,6 +67,8 @@ class SearchSpec(Frozen):
     )
     objective: Objective | None = None
     percentile: Percentile = "p95"
+    confidence: Annotated[float, BeforeValidator(_share)] = Field(default=0.95, gt=0.5, lt=1, strict=True)
+    max_foreign_load: Annotated[float, BeforeValidator(_share)] = Field(default=0.05, ge=0)
     target: _Names = ()
     backend: _Names = ()
     batch_size: _Sizes = ()
@@ -115,8 +130,8 @@ class SearchSpec(Frozen):
 
     @property
     def protocol(self) -> Protocol:
-        """How latency is measured."""
-        return Protocol(percentile=self.percentile)
+        """How latency is measured, and how sure every verdict must be."""
+        return Protocol(percentile=self.percentile, confidence=self.confidence, max_foreign_load=self.max_foreign_load)
 
 
 def memory_limit(spec: SearchSpec, target: Target) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from search.result import Relaxation, SearchResult, TrialResult
+from search.deciding import advice
+from search.result import Finals, Relaxation, SearchResult, TrialResult
 from search.units import show_bytes, show_ms
 from search.wording import (
     NOTHING,
@@ -15,16 +16,21 @@ from search.wording import (
     headline,
     in_shares,
     is_share,
+    name_of,
     pruning_of,
+    show_confidence,
+    show_disturbed,
+    show_doubt,
     show_drop,
     show_interval,
     show_limit,
-    show_metric,
     show_rate,
+    show_ratios,
     show_relaxed,
     show_score,
     show_seconds,
     show_speedup,
+    show_verdict,
     verdict_for,
 )
 
@@ -34,8 +40,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _STATUS = {"feasible": "bold green", "infeasible": "bold red", "interrupted": "bold yellow"}
-_VERDICT = {"pass": ("met", "green"), "fail": ("missed", "red"), "undecided": ("met, but within chance", "yellow")}
-_ENDINGS = {"on the front": "green", "feasible": "green", "rejected": "yellow", "over a limit": "yellow"}
+_ENDINGS = {
+    "on the front": "green", "feasible": "green", "undecided": "cyan", "rejected": "yellow", "over a limit": "yellow",
+}  # fmt: skip
 
 
 def summary(result: SearchResult) -> RenderableType:
@@ -50,17 +57,25 @@ def summary(result: SearchResult) -> RenderableType:
         parts += [_comparison(result), Text()]
     if result.constraints and result.best is not None:
         parts += [_limits(result), Text()]
+    if result.undecided:
+        sure = show_confidence(result.confidence)
+        parts += _titled(f"Within the limits as measured, undecided at {sure}:", undecided_table(result.undecided))
+    if decisions := advice(result):
+        parts += [*(Text(sentence) for sentence in decisions), Text()]
     if result.relaxations:
-        parts += [Text("Nearest, and what the limits would have to be:", style="bold"),
-                  relaxations_table(result.relaxations, in_shares(result)), Text()]  # fmt: skip
+        relaxed = relaxations_table(result.relaxations, in_shares(result))
+        sure = show_confidence(result.confidence)
+        parts += _titled(f"Nearest, and what the limits would have to be at {sure}:", relaxed)
     if len(result.front) > 1:
-        parts += [Text(f"The front, {len(result.front)} models that nothing beats:", style="bold"),
-                  front_table(result.front), Text()]  # fmt: skip
+        parts += _titled(f"The front, {len(result.front)} models that nothing beats:", front_table(result.front))
+    if result.finals is not None:
+        title = f"Timed in turn in fresh processes, {result.finals.rounds} rounds:"
+        parts += _titled(title, finals_table(result.finals, result.percentile))
     return Group(*parts, *_closing(result))
 
 
 def trials_table(trials: Sequence[TrialResult]) -> RenderableType:
-    """Every trial in a row: what it was, what was measured, how it ended; reasons below, each once."""
+    """Every trial in a row: what it was, what was measured, how it ended; doubts and reasons below, each once."""
     from rich.console import Group
     from rich.text import Text
 
@@ -75,7 +90,8 @@ def trials_table(trials: Sequence[TrialResult]) -> RenderableType:
             Text(show_score(trial.accuracy), style=style),
             Text(ending, style=_ENDINGS.get(ending, "red" if trial.outcome == "failed" else "")),
         )  # fmt: skip
-    reasons = _reasons(trials)
+    doubts = [Text(f"#{trial.number}: {show_doubt(trial)}", style="cyan") for trial in trials if trial.undecided]
+    reasons = [*doubts, *_reasons(trials)]
     return Group(table, Text(), *reasons) if reasons else table
 
 
@@ -96,6 +112,30 @@ def front_table(trials: Sequence[TrialResult]) -> RenderableType:
     return table
 
 
+def undecided_table(trials: Sequence[TrialResult]) -> RenderableType:
+    """Undecided trials, each with the limits that its intervals reach over."""
+    from rich.text import Text
+
+    labels = distinct_labels(trials)
+    table = _table("#", "candidate", "undecided")
+    for trial in trials:
+        doubt = show_doubt(trial).removeprefix("undecided: ").replace("; ", "\n")
+        table.add_row(str(trial.number), Text(labels[trial.number]), Text(doubt))
+    return table
+
+
+def finals_table(finals: Finals, percentile: str) -> RenderableType:
+    """The final comparison: latencies over all rounds, and each time over that of the best."""
+    from rich.text import Text
+
+    table = _table("#", "candidate", "p50", percentile, "time over the best's")
+    for row in finals.rows:
+        over = show_speedup(row.over_best.value, row.over_best.ci95) if row.over_best else ""
+        over = "the best" if row.trial == finals.best else over or NOTHING
+        table.add_row(str(row.trial), Text(row.label), show_ms(row.p50_ms), show_ms(row.percentile_ms), over)
+    return table
+
+
 def relaxations_table(relaxations: Iterable[Relaxation], share: bool = True) -> RenderableType:
     """What each limit would have to be for the nearest candidates."""
     from rich.text import Text
@@ -103,9 +143,15 @@ def relaxations_table(relaxations: Iterable[Relaxation], share: bool = True) -> 
     table = _table("#", "candidate", "feasible if", "not measured")
     for item in relaxations:
         limits = "\n".join(show_relaxed(metric, value, share) for metric, value in item.limits.items())
-        unknown = ", ".join(name.replace("_", " ") for name in item.unknown)
+        unknown = ", ".join(name_of(metric) for metric in item.unknown)
         table.add_row(str(item.trial), Text(item.label), limits or NOTHING, unknown or NOTHING)
     return table
+
+
+def _titled(title: str, body: RenderableType) -> list[RenderableType]:
+    from rich.text import Text
+
+    return [Text(title, style="bold"), body, Text()]
 
 
 def _comparison(result: SearchResult) -> Table:
@@ -120,6 +166,8 @@ def _comparison(result: SearchResult) -> Table:
     speedups = {"baseline": "1×", "best float": "", "best": show_speedup(result.speedup)}
     if result.speedup and result.speedup_over_float:
         speedups["best float"] = show_speedup(result.speedup / result.speedup_over_float)
+    in_turn = [trial.speedup if result.finals is None else None for _, trial in shown]
+    certain = {"best": show_ratios(result.speedup_ci95)} if result.speedup_ci95 else {}
     rows = [
         ("candidate", [_folded(trial) for _, trial in shown]),
         ("latency p50", [show_ms(trial.latency_at("p50")) for _, trial in shown]),
@@ -130,6 +178,9 @@ def _comparison(result: SearchResult) -> Table:
         ("drop", [show_drop(trial.accuracy_drop, is_share(trial)) for _, trial in shown]),
         ("size", [show_bytes(trial.size_bytes) for _, trial in shown]),
         ("speed-up", [speedups[name] for name, _ in shown]),
+        ("  95 %", [certain.get(name, "") for name, _ in shown]),
+        ("in turn", [show_speedup(ratio.value) if ratio else "" for ratio in in_turn]),
+        ("  95 %", [show_ratios(ratio.ci95) if ratio else "" for ratio in in_turn]),
     ]
     for name, cells in rows:
         if any(cells):
@@ -146,13 +197,9 @@ def _limits(result: SearchResult) -> RenderableType:
     share, lines = in_shares(result), []
     for constraint in result.constraints:
         verdict = verdict_for(result.best, constraint)
-        word, style = _VERDICT[verdict.status] if verdict else ("not measured", "yellow")
-        line = Text(f"{show_limit(constraint, share)}: ").append(word, style=style)
-        if verdict is not None:
-            spread = show_interval(constraint.metric, verdict.interval, share)
-            line.append(f" with {show_metric(constraint.metric, verdict.value, share)}")
-            line.append(f" ({spread})" if spread else "")
-        lines.append(line)
+        found = show_verdict(verdict, result.confidence, share) if verdict else "not measured"
+        style = "green" if verdict and verdict.status == "pass" else "yellow"
+        lines.append(Text(f"{show_limit(constraint, share)}: ").append(found, style=style))
     return Group(*lines)
 
 
@@ -164,6 +211,7 @@ def _closing(result: SearchResult) -> list[Text]:
     lines = [
         Text(f"{counts.total} trials ({endings}) in {show_seconds(result.elapsed_s)}, "
              f"{result.overhead.share:.0%} of it overhead"),
+        *(Text(said, style="yellow") for said in (show_disturbed(result),) if said),
         *(Text(f"note: {note}", style="dim") for note in result.notes),
     ]  # fmt: skip
     if result.report:
@@ -180,7 +228,7 @@ def _table(*titles: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
     for title in titles:
-        texts = title in ("candidate", "ending", "feasible if", "not measured", "")
+        texts = title in ("candidate", "ending", "undecided", "feasible if", "not measured", "")
         table.add_column(title, justify="left" if texts else "right", no_wrap=not texts, overflow="fold")
     return table
 

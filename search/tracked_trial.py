@@ -12,7 +12,17 @@ from typing import Any
 from evaluators.candidate import Candidate
 from search.result import SearchResult, TrialResult
 from search.units import show_bytes, show_ms
-from search.wording import ending_of, is_share, show_drop, show_interval, show_rate, show_score, verdict_for
+from search.wording import (
+    ending_of,
+    is_share,
+    show_drop,
+    show_interval,
+    show_rate,
+    show_score,
+    show_speedup,
+    verdict_for,
+    why_not,
+)
 
 _LONGEST = 5000
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. /]")
@@ -25,12 +35,19 @@ def metrics_of(trial: TrialResult) -> dict[str, float]:
     if latency is not None:
         found |= {f"latency/{name}_ms": getattr(latency, name) for name in ("p50", "p90", "p95", "p99")}
         found |= _bounds("latency", latency.ci95, "_ms")
+        found |= {f"latency/{name}": getattr(latency, name) for name in ("samples", "processes", "polluted")}
+    if trial.speedup is not None:
+        found["latency/speedup"] = trial.speedup.value
+        found |= _bounds("latency/speedup", trial.speedup.ci95)
     found["throughput/per_s"] = trial.throughput_per_s
     found["quality/accuracy"] = trial.accuracy
     found["quality/drop"] = trial.accuracy_drop
+    found["quality/examples"] = trial.accuracy_examples
     found |= _bounds("quality/accuracy", trial.accuracy_ci95) | _bounds("quality/drop", trial.accuracy_drop_ci95)
     found["cost/size_mb"] = None if trial.size_bytes is None else trial.size_bytes / 1e6
     found["cost/peak_memory_mb"] = None if trial.peak_memory_bytes is None else trial.peak_memory_bytes / 1e6
+    found["cost/device_memory_mb"] = None if trial.device_memory_bytes is None else trial.device_memory_bytes / 1e6
+    found["cost/energy_j"] = trial.energy_j
     found["cost/parameters"] = trial.parameters
     found["cost/flops"] = trial.flops
     found |= {f"violation/{verdict.constraint.metric}": verdict.violation for verdict in trial.verdicts}
@@ -56,11 +73,13 @@ def tags_of(trial: TrialResult, search_id: str) -> dict[str, str]:
         "search": search_id, "kind": "trial", "trial": f"{search_id}/{trial.number}", "number": trial.number,
         "outcome": trial.outcome, "source": trial.source,
         "reason": trial.reason, "gate": trial.gate, "failure_kind": trial.failure_kind,
-        "feasible": str(trial.feasible).lower(), "pareto": str(trial.pareto).lower(),
+        "feasible": str(trial.feasible).lower(), "pareto": str(trial.pareto).lower(), "verdict": trial.verdict,
+        "clean": None if trial.latency_ms is None else str(trial.latency_ms.clean).lower(),
         "backend": candidate.backend, "scheme": candidate.quantization.scheme, "structure": candidate.pruning.structure,
         "target": candidate.target, "batch_size": candidate.batch_size, "candidate": candidate.hash,
         "answered_by": trial.answered_by, "bundle": trial.bundle,
     }  # fmt: skip
+    facets |= {f"verdict.{verdict.constraint.metric}": verdict.status for verdict in trial.verdicts}
     tags = {f"paretune.{name}": clipped(str(value)) for name, value in facets.items() if value is not None}
     return tags | {"mlflow.note.content": clipped(note_of(trial, search_id))}
 
@@ -72,12 +91,16 @@ def note_of(trial: TrialResult, search_id: str) -> str:
     lines = [f"**{trial.label}**: {ending_of(trial)}" + (f" at gate `{trial.gate}`" if trial.gate else "") + "."]
     if trial.pareto:
         lines.append("No other feasible trial has both a higher accuracy and a better objective.")
-    if trial.reason:
-        lines.append(f"Why: {trial.reason}")
+    if reason := why_not(trial):
+        lines.append(f"Why: {reason}")
     if trial.latency_ms is not None:
         spread = show_interval("latency_ms", trial.latency_ms.ci95)
         lines.append(f"Latency p50 {show_ms(trial.latency_ms.p50)}, p95 {show_ms(trial.latency_ms.p95)} "
                      f"(95 % of the searched percentile: {spread}), {show_rate(trial.throughput_per_s)}.")  # fmt: skip
+        if not trial.latency_ms.clean:
+            lines.append("Other programs used the processor all the while, so this latency is not judged.")
+    if trial.speedup is not None:
+        lines.append(f"{show_speedup(trial.speedup.value, trial.speedup.ci95)} as fast as eager fp32, timed in turn.")
     if trial.accuracy is not None:
         drop = show_drop(trial.accuracy_drop, is_share(trial))
         lines.append(f"Accuracy {show_score(trial.accuracy)}, drop {drop}, size {show_bytes(trial.size_bytes)}.")
@@ -95,8 +118,11 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
     """Return the numbers of the search as a whole."""
     found: dict[str, float | int | None] = {
         "search/speedup": result.speedup, "search/speedup_over_float": result.speedup_over_float,
+        **_bounds("search/speedup", result.speedup_ci95),
+        **_bounds("search/speedup_over_float", result.speedup_over_float_ci95),
+        "search/confidence": result.confidence, "search/polluted": result.polluted,
+        "search/never_clean": result.never_clean, "search/front": len(result.front),
         "search/elapsed_s": result.elapsed_s, "search/overhead_s": result.overhead.seconds,
-        "search/front": len(result.front),
     }  # fmt: skip
     found |= {f"trials/{name}": count for name, count in result.trials.to_json().items()}
     for name, trial in (("best", result.best), ("baseline", result.baseline), ("best_float", result.best_float)):
@@ -118,7 +144,7 @@ def evidence_of(trial: TrialResult, result: SearchResult) -> dict[str, str]:
         f"latency_{result.percentile}_ms": trial.latency_at(result.percentile),
         "latency_ci95_ms": latency and json.dumps(latency.ci95), "throughput_per_s": trial.throughput_per_s,
         "accuracy": trial.accuracy, "accuracy_drop": trial.accuracy_drop, "scored_by": result.scored_by,
-        "size_bytes": trial.size_bytes,
+        "accuracy_examples": trial.accuracy_examples, "size_bytes": trial.size_bytes, "confidence": result.confidence,
     }  # fmt: skip
     for constraint in result.constraints:
         if (verdict := verdict_for(trial, constraint)) is not None:
@@ -132,8 +158,8 @@ def trials_csv(trials: Sequence[TrialResult]) -> str:
     """Return every trial as one row of a table: number, label, parameters, ending and metrics."""
     rows = [
         {"number": trial.number, "label": trial.label, **params_of(trial.candidate), "outcome": trial.outcome,
-         "feasible": trial.feasible, "pareto": trial.pareto, "gate": trial.gate, "failure_kind": trial.failure_kind,
-         "reason": trial.reason, **metrics_of(trial)}
+         "feasible": trial.feasible, "verdict": trial.verdict, "pareto": trial.pareto, "gate": trial.gate,
+         "failure_kind": trial.failure_kind, "reason": trial.reason, **metrics_of(trial)}
         for trial in trials
     ]  # fmt: skip
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["number"]

@@ -14,12 +14,13 @@ from typing import Any
 from evaluators.errors import InfrastructureError, ParetuneError
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target
+from search.deciding import advice
 from search.mlflow_store import ARTIFACTS, mlflow_fails_as, open_client
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
 from search.tracked_model import log_bundle, models_of
 from search.tracked_trial import clipped, metrics_of, note_of, params_of, result_metrics, tags_of, trials_csv
-from search.wording import command, headline
+from search.wording import command, headline, show_disturbed
 
 _PAGE = 1000
 _ABOUT = "Searches of paretune for {}: a run for each search, and below it a run for each trial."
@@ -66,7 +67,8 @@ class Tracking:
                 "paretune.search": search_id, "paretune.kind": "search", "paretune.name": name,
                 "paretune.target": target.name, "paretune.target_fingerprint": target.fingerprint,
                 "paretune.workload": profile.reference, "paretune.workload_fingerprint": profile.fingerprint,
-                "paretune.objective": spec.goal, "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL",
+                "paretune.objective": spec.goal, "paretune.confidence": str(spec.confidence),
+                "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL",
             }  # fmt: skip
             run = self._opened.create_run(self._experiment, run_name=name, tags=tags)
             self._parent = str(run.info.run_id)
@@ -257,8 +259,9 @@ def _flat(spec: SearchSpec) -> dict[str, str]:
 def _summary(result: SearchResult) -> str:
     """The note of the parent run: the result in a sentence, the front, and how to see more."""
     lines = [f"**{headline(result)}**"]
+    lines += advice(result)
     if result.front:
         lines.append("\n".join(f"- #{trial.number} `{trial.label}`" for trial in result.front))
-    lines += [f"- {note}" for note in result.notes]
+    lines += [f"- {note}" for note in (show_disturbed(result), *result.notes) if note]
     lines.append(f"Report: `{command(result, 'report', result.search)}`")
     return "\n\n".join(lines)

@@ -17,6 +17,7 @@ from evaluators.registry import quantizers
 from evaluators.space import Space
 from evaluators.target import environment
 from evaluators.verdicts import judge_all
+from search.finalists import comparison_seconds
 from search.front import best_trial, nearest_trials, pareto_front
 from search.progress import Progress
 from search.projection import Projection
@@ -64,9 +65,13 @@ class Session:
         """Return the trials of the search as users see them."""
         return trial_results(self.ledger.trials(self.record.id), self.spec)
 
+    def front(self, trials: Sequence[TrialResult]) -> list[TrialResult]:
+        """Return the front of these trials, best objective first."""
+        return pareto_front(trials, self.spec.goal, self.spec.percentile)
+
     def best(self, trials: Sequence[TrialResult]) -> TrialResult | None:
         """Return the best feasible trial, if there is one."""
-        return best_trial(pareto_front(trials, self.spec.goal, self.spec.percentile))
+        return best_trial(self.front(trials))
 
 
 class TrialLoop:
@@ -95,6 +100,16 @@ class TrialLoop:
             if trial.outcome == "rejected" and not self._session.over:
                 self._run(self._session.ledger.rerun(f"{self._session.record.id}/{trial.number}", gates=False))
 
+    def complete_front(self) -> None:
+        """Score the models of the front on all of validation where the verdict was certain before the end of it."""
+        session = self._session
+        while not session.over:
+            front = session.front(session.trials())
+            partly = next((trial for trial in front if trial.accuracy_complete is False), None)
+            if partly is None:
+                return
+            self._run(session.ledger.rerun(f"{session.record.id}/{partly.number}", gates=False))
+
     def _next(self) -> TrialRecord | None:
         session = self._session
         records = session.ledger.trials(session.record.id)
@@ -106,15 +121,15 @@ class TrialLoop:
             return None
         trials = session.trials()
         missing = [item for item in self._proposer.references(trials) if item.candidate.hash not in self._told]
-        if missing and session.seconds_left() < self._seconds_for(missing):
+        if missing and self._seconds_left(trials) < self._seconds_for(missing):
             remaining = len(missing)
         proposal = self._proposer.next(trials, self._told, remaining)
         if proposal is None:
             session.note(f"every candidate of the space was tried ({len(records)})")
             return None
-        if not self._affordable(proposal, remaining):
+        if not self._affordable(proposal, remaining, trials):
             proposal = missing[0] if missing else self._proposer.beside_best(trials, self._told)
-            if proposal is None or not self._affordable(proposal, remaining):
+            if proposal is None or not self._affordable(proposal, remaining, trials):
                 return None
         self._told[proposal.candidate.hash] = None
         key = self._evaluation_key(proposal.candidate)
@@ -188,13 +203,18 @@ class TrialLoop:
         libraries = (*find_backend(candidate.backend).requires, *quantizer.requires, "torch-pruning")
         return digest([candidate.to_json(), facts, environment(*libraries)])
 
-    def _affordable(self, proposal: Proposal, remaining: int) -> bool:
+    def _affordable(self, proposal: Proposal, remaining: int, trials: Sequence[TrialResult]) -> bool:
         """Whether there is enough left for a proposal and, if it became the best, for what it must be compared with."""
         wanted = [proposal]
         if proposal.gates:
             references = self._proposer.references_of(proposal.candidate)
             wanted += [item for item in references if item.candidate.hash not in self._told]
-        return len(wanted) <= remaining and self._seconds_for(wanted) <= self._session.seconds_left()
+        return len(wanted) <= remaining and self._seconds_for(wanted) <= self._seconds_left(trials)
+
+    def _seconds_left(self, trials: Sequence[TrialResult]) -> float:
+        """Return the time that is left for trials: the final comparison needs the rest."""
+        left = self._session.seconds_left()
+        return left if left == float("inf") else left - comparison_seconds(trials, self._session.spec)
 
     def _seconds_for(self, proposals: Sequence[Proposal]) -> float:
         """Return what trials will take, with a reserve: as long as their backends' trials took so far."""

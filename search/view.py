@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from evaluators.outcome import Verdict
-from search.front import best_trial, nearest_trials, objective_value, pareto_front
-from search.result import Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
+from evaluators.outcome import Interval, Verdict
+from search.front import best_trial, nearest_trials, objective_value, pareto_front, undecided_trials
+from search.result import Finals, Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
 from search.spec import SearchSpec
 from workers.records import SearchRecord, TrialRecord
 
@@ -34,14 +34,16 @@ def count_trials(trials: Sequence[TrialResult]) -> TrialCounts:
     own = [trial for trial in trials if trial.answered_by is None]
     kinds = {kind: sum(trial.outcome == kind for trial in own) for kind in ("measured", "rejected", "failed")}
     cached = len(trials) - len(own)
-    return TrialCounts(total=sum(kinds.values()) + cached, cached=cached, **kinds)
+    undecided = sum(trial.undecided for trial in trials)
+    return TrialCounts(total=sum(kinds.values()) + cached, cached=cached, undecided=undecided, **kinds)
 
 
 def search_result(
     record: SearchRecord, spec: SearchSpec, trials: Sequence[TrialResult], target: str, home: Path,
-    *, interrupted: bool = False, notes: Sequence[str] = (), report: str | None = None,
+    *, interrupted: bool = False, notes: Sequence[str] = (), report: str | None = None, finals: Finals | None = None,
 ) -> SearchResult:  # fmt: skip
-    """Draw the result of a search from its trials."""
+    """Draw the result of a search from its trials and, where there was one, its final comparison."""
+    finals = finals or (Finals.model_validate(record.finals) if record.finals else None)
     front = pareto_front(trials, spec.goal, spec.percentile)
     best = best_trial(front)
     baseline = find_baseline(trials, best)
@@ -49,14 +51,19 @@ def search_result(
     nearest = [] if best else nearest_trials(trials)
     status: Status = "interrupted" if interrupted else "feasible" if best else "infeasible"
     stages = sum(sum(trial.stage_seconds.values()) for trial in trials if trial.answered_by is None)
-    outside = max(0.0, record.elapsed_s - stages)
+    outside = max(0.0, record.elapsed_s - stages - (finals.seconds if finals else 0.0))
+    faster, faster_ci95 = compared(baseline, best, spec.percentile, finals)
+    than_float, than_float_ci95 = compared(best_float, best, spec.percentile, finals)
+    polluted, never_clean = disturbed(trials)
     return SearchResult(
         search=record.id, name=record.name, workload=record.workload, targets=(target,), status=status,
-        objective=spec.goal, percentile=spec.percentile, constraints=spec.constraints,
-        baseline=baseline, best_float=best_float, best=best,
-        speedup=speedup(baseline, best, spec.percentile), speedup_over_float=speedup(best_float, best, spec.percentile),
+        objective=spec.goal, percentile=spec.percentile, constraints=spec.constraints, confidence=spec.confidence,
+        baseline=baseline, best_float=best_float, best=best, speedup=faster, speedup_ci95=faster_ci95,
+        speedup_over_float=than_float, speedup_over_float_ci95=than_float_ci95,
+        undecided=tuple(undecided_trials(trials, spec.goal, spec.percentile)),
         nearest=tuple(nearest), relaxations=tuple(relaxation(trial, spec) for trial in nearest), front=tuple(front),
-        trials=count_trials(trials), elapsed_s=round(record.elapsed_s, 3),
+        finals=finals, trials=count_trials(trials), polluted=polluted, never_clean=never_clean,
+        elapsed_s=round(record.elapsed_s, 3),
         overhead=Overhead(seconds=round(outside, 3), share=round(outside / max(record.elapsed_s, 1e-9), 4)),
         scored_by=record.profile.scored_by if record.profile else "", notes=tuple(notes), home=str(home), report=report,
     )  # fmt: skip
@@ -77,14 +84,36 @@ def find_baseline(trials: Sequence[TrialResult], best: TrialResult | None) -> Tr
 
 
 def find_best_float(trials: Sequence[TrialResult], best: TrialResult | None, spec: SearchSpec) -> TrialResult | None:
-    """Return the fastest unmodified fp32 model of any backend at the batch size of ``best``."""
+    """Return the fastest unmodified fp32 model of any backend at the batch size of ``best``.
+
+    One that was measured beside other programs stands in only where none was measured without.
+    """
     size = best.candidate.batch_size if best else min((t.candidate.batch_size for t in trials), default=1)
     found = [
         trial for trial in trials
         if trial.candidate.is_unmodified_float and trial.candidate.batch_size == size and trial.latency_ms is not None
         and trial.outcome == "measured"
     ]  # fmt: skip
-    return min(found, key=lambda trial: trial.latency_at(spec.percentile) or float("inf"), default=None)
+
+    def rank(trial: TrialResult) -> tuple[bool, float]:
+        unclean = trial.latency_ms is not None and not trial.latency_ms.clean
+        return unclean, trial.latency_at(spec.percentile) or float("inf")
+
+    return min(found, key=rank, default=None)
+
+
+def compared(
+    slow: TrialResult | None, fast: TrialResult | None, percentile: str, finals: Finals | None = None
+) -> tuple[float | None, Interval | None]:
+    """Return how many times faster ``fast`` answers a call, and the 95 % interval of that.
+
+    Where the final comparison timed the two in turn, its ratio is the answer; else the ratio of the two latencies,
+    which were measured at different times and so have no interval.
+    """
+    ratio = finals.over_best(slow.number) if finals and slow and fast and finals.best == fast.number else None
+    if ratio is None:
+        return speedup(slow, fast, percentile), None
+    return round(ratio.value, 3), (round(ratio.ci95[0], 3), round(ratio.ci95[1], 3))
 
 
 def speedup(slow: TrialResult | None, fast: TrialResult | None, percentile: str) -> float | None:
@@ -94,15 +123,29 @@ def speedup(slow: TrialResult | None, fast: TrialResult | None, percentile: str)
     return round(a / b, 3) if a and b else None
 
 
+def disturbed(trials: Sequence[TrialResult]) -> tuple[int, int]:
+    """Count what other programs spoiled: blocks of calls that this search threw away, and trials never clean."""
+    timed = [(trial.latency_ms, trial.answered_by is None) for trial in trials if trial.latency_ms is not None]
+    return sum(latency.polluted for latency, own in timed if own), sum(not latency.clean for latency, _ in timed)
+
+
 def relaxation(trial: TrialResult, spec: SearchSpec) -> Relaxation:
-    """Return what every limit would have to be for ``trial`` to be feasible; what was not measured is unknown."""
-    judged: dict[str, Verdict] = {verdict.constraint.metric: verdict for verdict in trial.verdicts}
-    limits: dict[str, Any] = {}
-    for metric, verdict in judged.items():
-        if not verdict.within:
-            limits[metric] = verdict.value
+    """Return what every limit would have to be for ``trial`` to keep it surely; what was not measured is unknown.
+
+    So is a latency that was measured beside other programs, since no limit would make it pass.
+    """
+    judged = {verdict.constraint.metric: verdict for verdict in trial.verdicts}
+    if trial.latency_ms is not None and not trial.latency_ms.clean:
+        judged.pop(spec.latency_metric, None)
+    limits = {metric: _strictest_kept(verdict) for metric, verdict in judged.items() if verdict.status != "pass"}
     unknown = tuple(limit.metric for limit in spec.constraints if limit.metric not in judged)
     return Relaxation(trial=trial.number, label=trial.label, limits=limits, unknown=unknown)
+
+
+def _strictest_kept(verdict: Verdict) -> float:
+    """Return the strictest limit that would surely be kept: the bound on its side, or the value where it has none."""
+    low, high = verdict.interval or (verdict.value, verdict.value)
+    return max(high, verdict.value) if verdict.constraint.max is not None else min(low, verdict.value)
 
 
 def objective_of(trial: TrialResult, spec: SearchSpec) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evaluators.candidate import Candidate, Pruning, Quantization, Runtime
-from evaluators.outcome import Constraint, Interval, Verdict
+from evaluators.outcome import Constraint, Interval, Verdict, describe
 from search.home import home_folder
 from search.result import SearchResult, TrialResult
 from search.units import show_bytes, show_ms
@@ -60,6 +60,13 @@ def show_seconds(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def show_joules(energy_j: float | None) -> str:
+    """Write an energy in joules or millijoules."""
+    if energy_j is None:
+        return NOTHING
+    return f"{energy_j:.3g} J" if energy_j >= 0.1 else f"{energy_j * 1e3:.3g} mJ"
+
+
 def show_metric(metric: str, value: float | None, share: bool = True) -> str:
     """Write a value of the metric with this JSON name: ``latency_p95_ms``, ``accuracy_drop``, ``size_bytes``, …"""
     if metric.startswith("latency"):
@@ -70,7 +77,7 @@ def show_metric(metric: str, value: float | None, share: bool = True) -> str:
 
 
 def show_interval(metric: str, interval: Interval | None, share: bool = True) -> str:
-    """Write a 95 % confidence interval, or nothing where there is none."""
+    """Write an interval, or nothing where there is none."""
     if interval is None:
         return ""
     low, high = (show_metric(metric, bound, share) for bound in interval)
@@ -97,9 +104,74 @@ def show_relaxed(metric: str, value: float, share: bool = True) -> str:
     return f"{name_of(metric)} {direction} {show_metric(metric, value, share)}"
 
 
-def show_speedup(ratio: float | None) -> str:
-    """Write a speed-up: ``5.8×``."""
-    return NOTHING if ratio is None else f"{ratio:.3g}×" if ratio < 100 else f"{ratio:.0f}×"
+def show_speedup(ratio: float | None, interval: Interval | None = None) -> str:
+    """Write a speed-up, with its 95 % interval where it has one: ``5.8× (5.6 to 6.1×)``."""
+    if ratio is None:
+        return NOTHING
+    shown = f"{ratio:.3g}×" if ratio < 100 else f"{ratio:.0f}×"
+    return f"{shown} ({show_ratios(interval)})" if interval else shown
+
+
+def show_ratios(interval: Interval) -> str:
+    """Write an interval of ratios: ``5.6 to 6.1×``."""
+    low, high = (show_speedup(ratio) for ratio in interval)
+    return f"{low.removesuffix('×')} to {high}"
+
+
+def show_confidence(confidence: float) -> str:
+    """Write how sure verdicts are: ``95 % confidence``."""
+    return f"{confidence * 100:.4g} % confidence"
+
+
+def show_verdict(verdict: Verdict, confidence: float, share: bool = True) -> str:
+    """Say how a limit was judged, how surely, and by what: ``met at 95 % confidence with 4.2 ms, at most 4.4 ms``."""
+    word = {"pass": "met", "fail": "missed"}.get(verdict.status, verdict.status)
+    metric, value = verdict.constraint.metric, show_metric(verdict.constraint.metric, verdict.value, share)
+    if verdict.interval is None:
+        return f"{word} with {value}" + ("" if metric == "size_bytes" else ", of which no interval is known")
+    found = f"{word} at {show_confidence(confidence)} with {value}"
+    if verdict.status != "pass":
+        return f"{found} ({show_interval(metric, verdict.interval, share)})"
+    side, bound = ("at most", 1) if verdict.constraint.max is not None else ("at least", 0)
+    return f"{found}, {side} {show_metric(metric, verdict.interval[bound], share)}"
+
+
+def show_doubt(trial: TrialResult) -> str:
+    """Say what of an undecided trial is undecided: ``undecided: 0.80 pp drop (0.20 to 1.30 pp), limit 1.00 pp``."""
+    found = [_doubt(trial, verdict) for verdict in trial.verdicts if verdict.status == "undecided"]
+    return f"undecided: {'; '.join(found)}"
+
+
+def _doubt(trial: TrialResult, verdict: Verdict) -> str:
+    metric, share = verdict.constraint.metric, is_share(trial)
+    words = {"accuracy_drop": "drop", "accuracy": "accuracy"}
+    what = words.get(metric) or name_of(metric).replace("latency", "at")
+    spread = show_interval(metric, verdict.interval, share)
+    if metric.startswith("latency_") and trial.latency_ms is not None and not trial.latency_ms.clean:
+        spread = "measured beside other programs"
+    shown = f"{show_metric(metric, verdict.value, share)} {what}" + (f" ({spread})" if spread else "")
+    return f"{shown}, limit {show_metric(metric, verdict.constraint.limit, share)}"
+
+
+def why_not(trial: TrialResult) -> str:
+    """Say why a trial is not feasible, in one sentence; nothing where it is. Sure misses go before doubts."""
+    missed = [describe(verdict) for verdict in trial.verdicts if verdict.status == "fail"]
+    return show_doubt(trial) if trial.undecided else "; ".join(missed) or trial.reason or ""
+
+
+def show_disturbed(result: SearchResult) -> str:
+    """Say what other programs spoiled, or nothing where they did not."""
+    if not result.polluted and not result.never_clean:
+        return ""
+    blocks, trials = (
+        f"{result.polluted:,} block{_s(result.polluted)}",
+        f"{result.never_clean} trial{_s(result.never_clean)}",
+    )
+    return f"measured beside other programs: {blocks} repeated, {trials} never clean"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def pruning_of(candidate: Candidate) -> str:
@@ -135,12 +207,13 @@ def _all_knobs(candidate: Candidate) -> dict[str, object]:
 
 
 def ending_of(trial: TrialResult) -> str:
-    """Say in a word how a trial ended: ``on the front``, ``over a limit``, ``rejected``, ``crashed``, …"""
+    """Say in a word how a trial ended: ``on the front``, ``undecided``, ``over a limit``, ``crashed``, …"""
     if trial.outcome == "failed":
         return (trial.failure_kind or "failed").replace("_", " ")
     if trial.outcome != "measured":
         return trial.outcome
-    return "on the front" if trial.pareto else "feasible" if trial.feasible else "over a limit"
+    measured = "feasible" if trial.feasible else "undecided" if trial.undecided else "over a limit"
+    return "on the front" if trial.pareto else measured
 
 
 def verdict_for(trial: TrialResult | None, constraint: Constraint) -> Verdict | None:
@@ -165,8 +238,10 @@ def headline(result: SearchResult) -> str:
         if not tried:
             return "No trial has finished yet." if result.status == "interrupted" else "No candidate could be tried."
         limits = " and ".join(show_limit(constraint, in_shares(result)) for constraint in result.constraints)
-        found = f"None of {tried} trials meets {limits}"
-        return f"{found} so far." if result.status == "interrupted" else f"{found}."
+        found = f"None of {tried} trials meets {limits} at {show_confidence(result.confidence)}"
+        found += " so far" if result.status == "interrupted" else ""
+        unsure = result.trials.undecided
+        return f"{found}; {unsure} {'is' if unsure == 1 else 'are'} undecided." if unsure else f"{found}."
     return ", ".join(_best_facts(result, result.best)) + "."
 
 
@@ -195,17 +270,23 @@ def _best_facts(result: SearchResult, best: TrialResult) -> list[str]:
     elif result.objective == "size":
         facts = [show_bytes(best.size_bytes), *facts]
     if result.speedup is not None:
-        facts.append(_compared(result.speedup, "eager fp32"))
-    if result.speedup_over_float is not None and result.best_float is not None:
+        facts.append(_compared(result.speedup, result.speedup_ci95, "eager fp32"))
+    if result.best_float is not None and result.best_float.number == best.number:
+        facts.append("itself the fastest unmodified float model")
+    elif result.speedup_over_float is not None and result.best_float is not None:
         name = result.best_float.candidate.backend
-        facts.append(_compared(result.speedup_over_float, f"the best unmodified float model ({name})"))
+        other = f"the best unmodified float model ({name})"
+        facts.append(_compared(result.speedup_over_float, result.speedup_over_float_ci95, other))
     if best.accuracy is not None:
         facts.append(f"accuracy {show_score(best.accuracy, 1)} ({_drop_fact(best)})")
     return facts
 
 
-def _compared(ratio: float, other: str) -> str:
-    return f"{show_speedup(ratio)} faster than {other}" if ratio >= 1 else f"{show_speedup(ratio)} the speed of {other}"
+def _compared(ratio: float, interval: Interval | None, other: str) -> str:
+    shown = show_speedup(ratio, interval)
+    if interval is not None and interval[0] <= 1 <= interval[1]:
+        return f"{shown} the speed of {other}, no sure difference"
+    return f"{shown} faster than {other}" if ratio >= 1 else f"{shown} the speed of {other}"
 
 
 def _drop_fact(best: TrialResult) -> str:

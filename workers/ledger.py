@@ -116,6 +116,7 @@ class Ledger(Trials):
         status: SearchStatus | None = None,
         profile: WorkloadProfile | None = None,
         result: dict[str, Any] | None = None,
+        finals: dict[str, Any] | None = None,
         add_elapsed_s: float = 0.0,
     ) -> SearchRecord:
         """Set what is given and add to the elapsed time; a new status or result is posted to the outbox.
@@ -130,6 +131,8 @@ class Ledger(Trials):
             values["profile"] = profile.model_dump_json()
         if result is not None:
             values["result"] = canonical_json(result)
+        if finals is not None:
+            values["finals"] = canonical_json(finals)
         with self._database.writing() as connection:
             changed = connection.execute(update(searches).where(searches.c.id == search_id).values(values)).rowcount
             if changed and (status is not None or result is not None):

@@ -20,7 +20,10 @@ EndedHow = Literal["finished", "lost", "released"]
 
 
 class SearchRecord(Frozen):
-    """One request and how far it has come. ``elapsed_s`` is summed over all sessions that worked on it."""
+    """One request and how far it has come.
+
+    ``elapsed_s`` is summed over all sessions that worked on it; ``finals`` is the comparison of the best at its end.
+    """
 
     id: str
     name: str
@@ -31,6 +34,7 @@ class SearchRecord(Frozen):
     created_at: float
     elapsed_s: float
     result: dict[str, Any] | None
+    finals: dict[str, Any] | None
     cancel_requested: bool
 
 
@@ -94,7 +98,7 @@ class OutboxRecord(Frozen):
 def search_record(row: Mapping[Any, Any]) -> SearchRecord:
     """Parse a row of ``searches``."""
     values = dict(row)
-    for name in ("spec", "profile", "result"):
+    for name in ("spec", "profile", "result", "finals"):
         values[name] = None if values[name] is None else json.loads(values[name])
     return SearchRecord.model_validate(values)
 

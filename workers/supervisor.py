@@ -14,7 +14,7 @@ from pydantic import Field
 
 from evaluators.errors import InfrastructureError
 from evaluators.frozen import Frozen
-from evaluators.jobs import JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob, Protocol
+from evaluators.jobs import CompareJob, Comparison, JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob, Protocol
 from evaluators.outcome import Constraint, Failure, FailureKind, Outcome
 from evaluators.profile import WorkloadProfile
 from workers.deaths import outcome_of_death
@@ -98,6 +98,39 @@ class Supervisor:
             with suppress(InfrastructureError):
                 self._ledger.release(*lease)
             raise
+
+    def compare(
+        self,
+        search_id: str,
+        bundles: Sequence[str],
+        settings: TrialSettings,
+        seconds: float,
+        *,
+        cancel: Sequence[Cancellation] = (),
+    ) -> Comparison | Failure | None:
+        """Time built bundles in turn on the device, for at most ``seconds``.
+
+        Returns:
+            What was found, or why it could not be; None where ``cancel`` was set.
+
+        Raises:
+            InfrastructureError: the sandbox failed.
+        """
+        job = CompareJob(bundles=tuple(bundles), profile=settings.profile, home=str(self._home), seconds=seconds,
+                         protocol=settings.protocol, seed=settings.seed)  # fmt: skip
+        with device_lock(settings.device, folder=self._locks, wait=partial(wait_for, cancel)) as held:
+            if not held:
+                return None
+            ended = self._sandbox.run(
+                job, self._home / "jobs" / search_id / "compare", timeout_s=seconds + settings.trial_timeout_s,
+                memory_limit_bytes=settings.memory_limit_bytes, env=job_environment(self._home, 1), cancel=cancel,
+            )  # fmt: skip
+        if ended.cancelled:
+            return None
+        if ended.result is not None and ended.result.comparison is not None:
+            return ended.result.comparison
+        outcome = _answer(ended, settings)
+        return outcome.failure if isinstance(outcome, Outcome) and outcome.failure else _unanswered("compare").failure
 
     def _evaluate(
         self, trial: TrialRecord, attempt: int, settings: TrialSettings, cancel: Sequence[Cancellation]

@@ -30,7 +30,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from evaluators.errors import InfrastructureError, UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -48,6 +48,7 @@ searches = Table(
     Column("created_at", Double, nullable=False),
     Column("elapsed_s", Double, nullable=False),
     Column("result", Text),
+    Column("finals", Text),
     Column("cancel_requested", Boolean, nullable=False),
 )
 

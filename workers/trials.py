@@ -144,6 +144,15 @@ class Trials:
             _end_attempt(connection, trial_id, attempt, "released", self._clock())
         return True
 
+    def amend(self, trial_id: str, attempt: int, outcome: Outcome) -> bool:
+        """Replace the outcome of a finished attempt by one with more evidence; False if it is not finished any more."""
+        with self._database.writing() as connection:
+            better = {"outcome": outcome.model_dump_json(), "outcome_kind": outcome.kind}
+            if not _change(connection, _at(trial_id, attempt, "DONE"), better):
+                return False
+            _post_trial(connection, trial_id, self._clock())
+        return True
+
     def rerun(self, trial_id: str, *, gates: bool = False) -> TrialRecord:
         """Queue a finished trial once more; its outcome stays until a new one replaces it.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate, Scalar
+from evaluators.outcome import Diagnosis
 from evaluators.parameters import Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
@@ -36,7 +37,7 @@ class Runner(Protocol):
 
 
 class Backend(ABC):
-    """What a runtime declares — capability as data — and the two things that it does.
+    """What a runtime declares — capability as data — and the two things that it does; it may also tell what it made.
 
     Attributes:
         name: the word used in candidates.
@@ -90,3 +91,12 @@ class Backend(ABC):
     @abstractmethod
     def load(self, bundle: Path, manifest: Manifest) -> Runner:
         """Load a built bundle with the threads and options of ``manifest.candidate.runtime``."""
+
+    def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
+        """Return what this runtime really executes for the bundle in ``folder``: operators, precisions, kernels.
+
+        ``runner`` is what ``load`` returned and may be called on ``batch``. Called once everything is measured, and
+        through ``evaluators.diagnosis.diagnose``, which turns what goes wrong into a note; it should take less than
+        0.3 s. A backend that cannot tell need not have it.
+        """
+        return Diagnosis(notes=(f"{self.name} does not tell what it executes",))

@@ -13,6 +13,7 @@ import numpy as np
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate, Scalar
+from evaluators.outcome import Diagnosis
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.torch_recipe import FILES, apply_recipe, read_recipe
@@ -55,6 +56,31 @@ class Eager(Backend):
         if channels_last:
             module = module.to(memory_format=torch.channels_last)
         return EagerRunner(module, manifest, channels_last)
+
+    def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
+        import torch
+
+        from evaluators.diagnosis.eager import executed
+        from evaluators.diagnosis.executed import WEIGHTED, summarize
+        from evaluators.diagnosis.instructions import named_instructions
+        from evaluators.diagnosis.onednn import computing_kernels, primitives, with_kernels
+        from evaluators.diagnosis.timing import call_seconds
+
+        prepared = runner.prepare(batch)
+        run = call_seconds(lambda: runner.run(prepared))
+        operators = executed(lambda: runner.run(prepared))
+        found = primitives(lambda: runner.run(prepared))
+        named = named_instructions(computing_kernels(found))
+        capability = torch.backends.cpu.get_cpu_capability().lower()
+        scheme = manifest.candidate.quantization.scheme
+        return summarize(
+            with_kernels(operators, found),
+            scheme,
+            call_seconds=run,
+            asked=("linear", "recurrent") if scheme.startswith("dynamic") else WEIGHTED,
+            instruction_set=named or capability,
+            notes=() if named else (f"no kernel named its instructions; torch's own use {capability}",),
+        )
 
 
 class EagerRunner:

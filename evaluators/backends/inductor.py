@@ -14,6 +14,7 @@ from evaluators.backends.eager import tensors_to_arrays
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate
 from evaluators.libraries import converting
+from evaluators.outcome import Diagnosis
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.exported import read_program
 from evaluators.source import SourceModel
@@ -60,6 +61,25 @@ class Inductor(Backend):
 
         torch.set_num_threads(manifest.candidate.runtime.threads)
         return InductorRunner(aoti_load_package(str(bundle / MODEL)), manifest)
+
+    def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
+        from evaluators.diagnosis.executed import summarize
+        from evaluators.diagnosis.inductor import executed, instruction_set
+        from evaluators.diagnosis.instructions import named_instructions
+        from evaluators.diagnosis.onednn import computing_kernels, primitives, with_kernels
+        from evaluators.diagnosis.timing import call_seconds
+
+        prepared = runner.prepare(batch)
+        run = call_seconds(lambda: runner.run(prepared))
+        found = primitives(lambda: runner.run(prepared))
+        named = named_instructions(computing_kernels(found))
+        return summarize(
+            with_kernels(executed(folder / MODEL), found),
+            manifest.candidate.quantization.scheme,
+            call_seconds=run,
+            instruction_set=named or instruction_set(folder / MODEL),
+            notes=() if named else ("the instructions are those that inductor compiled for, as the package says",),
+        )
 
 
 class InductorRunner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +12,9 @@ import numpy as np
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate
-from evaluators.errors import InfrastructureError
+from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
+from evaluators.outcome import Diagnosis
 from evaluators.profile import WorkloadProfile
 from evaluators.source import SourceModel
 
@@ -45,8 +47,30 @@ class OnnxRuntime(Backend):
         session = self._session(bundle / MODEL, manifest.candidate.runtime.threads)
         return OnnxRuntimeRunner(session, manifest)
 
+    def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
+        from evaluators.diagnosis.executed import executed_precisions, summarize
+        from evaluators.diagnosis.instructions import offered_instructions
+        from evaluators.diagnosis.onnxruntime import executed, spare_memory
+        from evaluators.diagnosis.timing import call_seconds
+        from evaluators.target import probe_target
+
+        candidate, feeds = manifest.candidate, runner.prepare(batch)
+        if not spare_memory():
+            return Diagnosis(notes=("there is too little memory to load the model once more and profile it",))
+        with tempfile.TemporaryDirectory() as scratch:
+            session = self._session(folder / MODEL, candidate.runtime.threads, profile=Path(scratch) / "profile")
+            call_seconds(lambda: session.run(None, feeds))
+            found = executed(Path(session.end_profiling()))
+        return summarize(
+            found,
+            candidate.quantization.scheme,
+            call_seconds=call_seconds(lambda: runner.run(feeds)),
+            instruction_set=offered_instructions(probe_target(), executed_precisions(found)),
+            notes=("onnxruntime does not tell its kernels' instructions; they are the best that the processor has",),
+        )
+
     @staticmethod
-    def _session(path: Path, threads: int) -> Any:
+    def _session(path: Path, threads: int, profile: Path | None = None) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -55,9 +79,12 @@ class OnnxRuntime(Backend):
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER])
         if (found := session.get_providers()) != [_PROVIDER]:
-            raise InfrastructureError(f"onnxruntime runs on {', '.join(found)} instead of {_PROVIDER}")
+            raise UnsupportedError(f"onnxruntime fell back: it runs on {', '.join(found)} instead of {_PROVIDER}")
         return session
 
 

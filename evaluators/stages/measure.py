@@ -1,11 +1,11 @@
-"""The second half of a trial: parity → latency → accuracy of a built bundle, run by its own runtime."""
+"""The second half of a trial: parity → latency → accuracy of a built bundle, then its memory and a diagnosis."""
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,23 @@ from evaluators.backends.base import Runner
 from evaluators.batching import as_arrays, example_batches
 from evaluators.bundle import Manifest, read_manifest, size_bytes
 from evaluators.cache import StageCache
+from evaluators.candidate import Candidate
+from evaluators.diagnosis import diagnose
+from evaluators.errors import InfrastructureError
+from evaluators.footprint import measure_footprint
 from evaluators.jobs import MeasureJob
-from evaluators.outcome import AccuracyEvidence, Evidence, LatencyEvidence, Outcome
+from evaluators.outcome import Evidence, LatencyEvidence, Outcome
 from evaluators.registry import backend as find_backend
-from evaluators.scoring import metric_name, score
+from evaluators.stages.accuracy import score_bundle
 from evaluators.stages.clock import StageClock
 from evaluators.stages.latency import measure_latency
 from evaluators.stages.parity import check_float, compare
-from evaluators.stages.reference import parity_batches, reference_outputs, stored_scores
-from evaluators.statistics import mean_interval
+from evaluators.stages.reference import example_file, parity_batches, reference_outputs
+from evaluators.timing.stand import Stand, StandRequest, real_batches
 from evaluators.verdicts import judge_all
 from evaluators.workload import Workload, load_workload
 
-LATENCY_BATCHES = 16
+FOOTPRINT_TIMEOUT_S = 120.0
 
 
 def measure(job: MeasureJob, clock: StageClock) -> Outcome:
@@ -40,28 +44,44 @@ def measure(job: MeasureJob, clock: StageClock) -> Outcome:
     """
     folder = Path(job.bundle)
     manifest = read_manifest(folder)
-    candidate, profile = manifest.candidate, job.profile
+    candidate = manifest.candidate
+    with _original(job, candidate) as original:
+        return _measure(job, manifest, folder, clock, original)
+
+
+def _measure(job: MeasureJob, manifest: Manifest, folder: Path, clock: StageClock, original: Stand | None) -> Outcome:
+    candidate, backend = manifest.candidate, find_backend(manifest.candidate.backend)
     with clock.stage("read"):
-        workload = load_workload(profile.reference)
+        workload = load_workload(job.profile.reference)
     evidence = Evidence(size_bytes=size_bytes(folder), parameters=manifest.parameters, flops=manifest.flops)
     begun = time.perf_counter()
     with clock.stage("load"):
-        runner = find_backend(candidate.backend).load(folder, manifest)
+        runner = backend.load(folder, manifest)
     load_seconds = time.perf_counter() - begun
     with clock.stage("parity"):
         evidence = evidence.model_copy(update={"parity": _parity(runner, manifest, job, workload)})
     if (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped
     with clock.stage("latency"):
-        latency = _latency(runner, workload, job, candidate.batch_size, load_seconds)
+        latency = _latency(runner, workload, job, candidate, load_seconds, original)
         throughput = candidate.batch_size / (latency.mean / 1e3)
-        evidence = evidence.model_copy(
-            update={"latency": latency, "throughput_per_s": throughput, "peak_memory_bytes": peak_memory_bytes()}
-        )
+        evidence = evidence.model_copy(update={"latency": latency, "throughput_per_s": throughput})
+
+    def diagnosed() -> Evidence:
+        with clock.stage("diagnose"):
+            batch = as_arrays(real_batches(workload, candidate.batch_size, 1)[0])
+            return evidence.model_copy(update={"diagnosis": diagnose(backend, runner, folder, manifest, batch)})
+
     if (stopped := _gate(job, evidence, clock, folder)) is not None:
-        return stopped
+        return stopped.model_copy(update={"evidence": diagnosed(), "stage_seconds": clock.seconds})
     with clock.stage("accuracy"):
-        evidence = evidence.model_copy(update={"accuracy": _accuracy(runner, workload, job, candidate.batch_size)})
+        accuracy = score_bundle(runner, workload, job, candidate.batch_size)
+        evidence = evidence.model_copy(update={"accuracy": accuracy})
+    if not accuracy.complete and (stopped := _gate(job, evidence, clock, folder)) is not None:
+        return stopped
+    with clock.stage("memory"):
+        evidence = evidence.model_copy(update=_footprint(folder, job))
+    evidence = diagnosed()
     return Outcome(kind="measured", evidence=evidence, verdicts=judge_all(job.constraints, evidence),
                    stage_seconds=clock.seconds, bundle=str(folder))  # fmt: skip
 
@@ -98,45 +118,39 @@ def _parity(runner: Runner, manifest: Manifest, job: MeasureJob, workload: Workl
 
 
 def _latency(
-    runner: Runner, workload: Workload, job: MeasureJob, batch_size: int, load_seconds: float
+    runner: Runner, workload: Workload, job: MeasureJob, candidate: Candidate, load_seconds: float, beside: Stand | None
 ) -> LatencyEvidence:
-    source = example_batches(workload.validation(), workload.collate, batch_size)
-    batches = [runner.prepare(as_arrays(inputs)) for inputs, _, _ in itertools.islice(source, LATENCY_BATCHES)]
+    batches = [runner.prepare(as_arrays(inputs)) for inputs in real_batches(workload, candidate.batch_size)]
     budgets = [limit.limit for limit in job.constraints if limit.metric.startswith("latency_")]
     budget = budgets[0] if budgets and job.gates else None
-    return measure_latency(runner.run, batches, job.protocol, budget, load_seconds)
+    return measure_latency(runner.run, batches, job.protocol, budget, load_seconds, reference=beside)
 
 
-def _accuracy(runner: Runner, workload: Workload, job: MeasureJob, batch_size: int) -> AccuracyEvidence:
-    """Score all of validation through the bundle, against the original model on the same examples."""
-    profile = job.profile
-    reference = None
-    if workload.metric is None:
-        stored = reference_outputs(workload, profile, batch_size, StageCache(Path(job.home) / "cache" / "stages"))
-        reference = stored.__getitem__
+@contextmanager
+def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
+    """Start the process of the original model at the candidate's batch size and threads, unless it is the candidate.
 
-    def batches() -> Iterator[tuple[list[np.ndarray], Any, int]]:
-        for inputs, targets, real in example_batches(workload.validation(), workload.collate, batch_size):
-            yield _outputs(runner, inputs), targets, real
-
-    scores = score(workload, profile.outputs, batches(), reference)
-    drop_interval = None
-    original = stored_scores(Path(job.home), profile)
-    if original is not None and scores.per_example is not None and len(original) == len(scores.per_example):
-        drop_interval = mean_interval(original - scores.per_example)
-    return AccuracyEvidence(
-        accuracy=scores.mean,
-        ci95=None if scores.per_example is None else mean_interval(scores.per_example),
-        drop=profile.accuracy - scores.mean,
-        drop_ci95=drop_interval,
-        examples=scores.examples,
-        metric=metric_name(workload),
+    It forks here, before any runtime has started threads, and loads when it is first timed.
+    """
+    if candidate.backend == "eager" and candidate.is_unmodified_float and not any(candidate.runtime.knobs.values()):
+        yield None
+        return
+    request = StandRequest(
+        workload=job.profile.reference, batch_size=candidate.batch_size, threads=candidate.runtime.threads
     )
+    with Stand(request) as stand:
+        yield stand
 
 
-def peak_memory_bytes() -> int:
-    """Return the peak resident memory of this process in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _footprint(folder: Path, job: MeasureJob) -> dict[str, Any]:
+    """Measure memory and energy in a program of its own; one that fails is told in the log and costs no trial."""
+    example = example_file(Path(job.home), job.profile.fingerprint)
+    if not example.exists():
+        return {}
+    try:
+        found = measure_footprint(folder, example, FOOTPRINT_TIMEOUT_S)
+    except InfrastructureError as error:
+        print(error, file=sys.stderr)
+        return {}
+    names = ("peak_memory_bytes", "device_memory_bytes", "energy_j")
+    return {name: getattr(found, name) for name in names}

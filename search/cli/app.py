@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, results, running, ui
+from search.cli import before, explaining, results, running, ui
 from search.cli.output import Reply
 
 EXIT_CODES = (
     "Exit codes: 0 a feasible model was found; 1 internal error; 2 bad usage or config; 3 infrastructure; "
-    "4 nothing feasible (the nearest are shown); 5 integrity; 130 interrupted (paretune resume goes on)."
+    "4 nothing feasible (the nearest are shown, the undecided first); 5 integrity; "
+    "130 interrupted (paretune resume goes on)."
 )
 
 app = typer.Typer(
@@ -59,11 +60,13 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
     (results.trials, "paretune trials latest\n\nparetune trials latest --json | jq '.trials\\[] | select(.feasible)'"),
     (results.front, "paretune front latest\n\nparetune front latest --json | jq '.front\\[0].bundle'"),
     (results.report, "paretune report latest\n\nparetune report latest --output front.html"),
+    (explaining.explain, "paretune explain latest 7\n\nparetune explain latest 7 --json | jq '.why'"),
     (running.resume, "paretune resume latest"),
     (running.cancel, "paretune cancel latest"),
     (
         running.reproduce,
-        "paretune reproduce latest 7\n\nExit code 0: measured and within the limits; 4: rejected or failed once more.",
+        "paretune reproduce latest 7\n\n"
+        "Exit code 0: measured and surely within the limits; 4: rejected, failed or undecided.",
     ),
     (ui.ui, "paretune ui latest\n\nparetune ui latest --port 5001\n\nparetune ui latest --print"),
 )

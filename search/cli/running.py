@@ -47,6 +47,18 @@ def search(
         str | None,
         typer.Option(metavar="p50|p90|p95|p99", help="latency that counts (default p95)", rich_help_panel=LIMITS),
     ] = None,
+    confidence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P", help="how surely limits must be kept: 0.99, 99% (default 0.95)", rich_help_panel=LIMITS
+        ),
+    ] = None,
+    max_foreign_load: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P", help="waiting for a processor that spoils a measurement (5%)", rich_help_panel=SPENDING
+        ),
+    ] = None,
     target: options.Target = None,
     backend: options.Backend = None,
     batch_size: options.BatchSize = None,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.units import show_bytes
-from search.wording import show_limit, show_seconds
+from search.wording import show_confidence, show_disturbed, show_doubt, show_limit, show_seconds
 
 if TYPE_CHECKING:
     from search.api import CheckReport, DoctorReport, SpaceReport, StatusReport
@@ -83,6 +83,7 @@ def plan(spec: SearchSpec, report: SpaceReport) -> RenderableType:
         "workload": spec.workload,
         "objective": spec.goal,
         "limits": ", ".join(show_limit(constraint) for constraint in spec.constraints) or "none",
+        "verdicts": f"at {show_confidence(spec.confidence)}",
         "at most": ", ".join(budget),
         "each trial": "at most " + ", ".join(each),
     }
@@ -95,7 +96,8 @@ def searches(found: Sequence[StatusReport]) -> RenderableType:
         return Text("no search yet")
     table = _table("search", "begun", "status", "trials", "name", "best", folded=("name", "best"))
     for state in found:
-        best = state.result.best.label if state.result.best else "–"
+        undecided = state.result.trials.undecided
+        best = state.result.best.label if state.result.best else f"– ({undecided} undecided)" if undecided else "–"
         table.add_row(state.search, _date(state), state.status, _trials_of(state), state.name, best)
     return table
 
@@ -103,7 +105,7 @@ def searches(found: Sequence[StatusReport]) -> RenderableType:
 def status(state: StatusReport) -> RenderableType:
     """How far one search is."""
     counts, best = state.result.trials, state.result.best
-    ended = ((name, getattr(counts, name)) for name in ("measured", "rejected", "failed", "cached"))
+    ended = ((name, getattr(counts, name)) for name in ("measured", "rejected", "failed", "cached", "undecided"))
     return _facts({
         "search": f"{state.search} ({state.name})",
         "status": state.status,
@@ -112,6 +114,9 @@ def status(state: StatusReport) -> RenderableType:
         "worked for": show_seconds(state.elapsed_s),
         "trials": ", ".join([_trials_of(state), *(f"{count} {name}" for name, count in ended if count)]),
         "best so far" if state.status == "running" else "best": best.label if best else "–",
+        **{f"undecided #{trial.number}": show_doubt(trial).removeprefix("undecided: ")
+           for trial in state.result.undecided},
+        **({"disturbed": spoilt} if (spoilt := show_disturbed(state.result)) else {}),
     })  # fmt: skip
 
 

@@ -103,15 +103,19 @@ def test_an_impossible_budget_says_what_the_limits_would_have_to_be(tiny_search:
     assert (result["status"], result["best"], result["front"]) == ("infeasible", None, [])
     assert result["nearest"]
     relaxed = result["relaxations"][0]
-    assert relaxed["limits"]["latency_p95_ms"] > 0.001
-    assert relaxed["unknown"] == []
+    clean = result["nearest"][0]["latency_ms"]["clean"]
+    assert relaxed["unknown"] == ([] if clean else ["latency_p95_ms"])
+    assert not clean or relaxed["limits"]["latency_p95_ms"] > 0.001
 
 
 def test_a_trial_runs_again_in_the_foreground(tiny_search: Finished) -> None:
     number = str(tiny_search.result["best"]["number"])
     again = paretune("reproduce", "tiny", number, "--home", str(tiny_search.home), "--json")
-    assert again.code == 0, again.stderr
-    assert again.json["trial"]["accuracy"] == tiny_search.result["best"]["accuracy"]
+    trial = again.json["trial"]
+    assert trial["outcome"] == "measured", again.stderr
+    assert again.code == (0 if trial["feasible"] else 4)
+    assert trial["feasible"] or not trial["latency_ms"]["clean"], "nothing but other programs may make it undecided"
+    assert trial["accuracy"] == tiny_search.result["best"]["accuracy"]
 
 
 def test_a_machine_without_a_runtime_searches_without_it_and_says_so(tmp_path: Path) -> None:
@@ -207,7 +211,7 @@ def test_python_and_command_line_answer_with_the_same_object(tiny_search: Finish
     import search
 
     result = search.run(TINY, home=tiny_search.home, backend=["eager", "onnxruntime"], batch_size=[4], threads=1,
-                        latency_budget_ms=1000, max_accuracy_drop=0.2, trials=4)  # fmt: skip
+                        latency_budget_ms=1000, max_accuracy_drop=0.2, trials=4, max_foreign_load=1000)  # fmt: skip
     assert set(result.to_json()) == set(tiny_search.result)
     assert result.status == "feasible"
 

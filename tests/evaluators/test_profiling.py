@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from evaluators.errors import WorkloadError
 from evaluators.jobs import JobResult, ProfileJob
@@ -49,6 +49,14 @@ def _narrow() -> TensorDataset:
     return TensorDataset(torch.randn(8, 2, 12, 12), torch.zeros(8, dtype=torch.long))
 
 
+def _noise() -> TensorDataset:
+    return TensorDataset(torch.randn(1000, 1, 12, 12), torch.zeros(1000, dtype=torch.long))
+
+
+def _first_of_validation() -> Subset:
+    return Subset(tiny.workload.validation(), [0])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -63,6 +71,8 @@ def _narrow() -> TensorDataset:
         ({"validation": _narrow}, "cannot take a batch of its own validation data"),
         ({"calibration": tiny.workload.test}, "of calibration are in test"),
         ({"validation": tiny.workload.calibration}, "of calibration are in validation"),
+        ({"train": tiny.workload.calibration}, "of calibration are in train"),
+        ({"train": lambda: ConcatDataset([_noise(), _first_of_validation()])}, "train[1000] = validation[0]"),
         ({"metric": lambda outputs, labels: (outputs.argmax(1) == labels).float().mean()}, "one score per example"),
         ({"metric": lambda outputs, labels: outputs}, "one score per example"),
         ({"metric": lambda outputs, labels: 1 / 0}, "metric failed"),
@@ -86,6 +96,15 @@ def test_a_model_that_returns_nan_is_a_typed_failure(profiled: Callable[[Workloa
     assert answer.outcome is not None
     assert answer.outcome.failure is not None
     assert answer.outcome.failure.kind == FailureKind.NOT_FINITE
+
+
+def test_repeated_examples_are_a_warning_and_the_profile_is_made(profiled: Callable[[Workload], JobResult]) -> None:
+    validation = ConcatDataset([tiny.workload.validation(), _first_of_validation()])
+    profile = profiled(replace(tiny.workload, validation=lambda: validation)).profile
+    assert profile is not None
+    (problem,) = profile.problems
+    assert problem.level == "warning"
+    assert problem.what == "1 example of validation repeats an earlier one: validation[200] = validation[0]"
 
 
 def test_facts_are_read_from_model_and_data(profiled: Callable[[Workload], JobResult]) -> None:

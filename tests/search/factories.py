@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from evaluators.candidate import Candidate, Pruning, Quantization, Runtime
 from evaluators.outcome import (
@@ -15,14 +16,17 @@ from evaluators.outcome import (
     FailureKind,
     LatencyEvidence,
     Outcome,
-    Verdict,
+    Ratio,
 )
 from evaluators.profile import WorkloadProfile
 from evaluators.structure import Structure, TensorSpec
 from evaluators.target import Target
-from search.front import best_trial, nearest_trials, objective_value, pareto_front, total_violation
-from search.result import Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
+from evaluators.verdicts import judge_all
+from search.front import best_trial, pareto_front
+from search.result import Finals, SearchResult, TrialResult, trial_result
 from search.spec import SearchSpec
+from search.view import search_result
+from workers.records import SearchRecord
 
 TARGET = "cpu-avx512_vnni"
 SEARCH_ID = "3f9a21c7"
@@ -113,21 +117,6 @@ def a_candidate(
     )
 
 
-def verdicts_of(evidence: Evidence, constraints: Sequence[Constraint]) -> tuple[Verdict, ...]:
-    """Judge by the values alone, in the constraints' order, leaving out what was not measured."""
-    found = []
-    for constraint in constraints:
-        value, interval = _value_of(evidence, constraint.metric)
-        if value is not None:
-            gap = value - constraint.limit if constraint.max is not None else constraint.limit - value
-            status: Literal["pass", "fail"] = "pass" if gap <= 0 else "fail"
-            scale = abs(constraint.limit) or 0.01
-            found.append(
-                Verdict(constraint=constraint, status=status, value=value, interval=interval, violation=gap / scale)
-            )
-    return tuple(found)
-
-
 def a_trial(
     number: int = 1,
     candidate: Candidate | None = None,
@@ -137,16 +126,25 @@ def a_trial(
     p50: float | None = 0.4,
     accuracy: float | None = 0.92,
     size_bytes: int = 120_000,
+    spread: float = 0.002,
+    clean: bool = True,
+    polluted: int = 0,
     failure: Failure | None = None,
     gates: bool = True,
     **extra: Any,
 ) -> TrialResult:
-    """Return a trial: failed with ``failure``, rejected where a gate meets a broken constraint, else measured."""
+    """Return a trial: failed with ``failure``, rejected where a gate meets a surely broken limit, else measured.
+
+    ``spread`` is half the width of the drop's interval; with a wide one the drop is undecided.
+    """
     candidate = candidate or a_candidate("onnxruntime", "static_int8")
     limits = a_spec().constraints if constraints is None else constraints
-    evidence = _evidence(candidate, p50, accuracy, size_bytes)
+    evidence = _evidence(candidate, p50, accuracy, size_bytes, spread)
+    if evidence.latency is not None:
+        timed = evidence.latency.model_copy(update={"clean": clean, "polluted": polluted})
+        evidence = evidence.model_copy(update={"latency": timed})
     stages = {"prune": 0.2, "quantize": 0.9, "build": 1.4, "latency": 1.3, "accuracy": 2.2}
-    verdicts = verdicts_of(evidence, limits)
+    verdicts = judge_all(limits, evidence)
     missed = [verdict.constraint.metric for verdict in verdicts if verdict.status == "fail"]
     reproduce = f"paretune reproduce {SEARCH_ID} {number}"
     if failure is not None:
@@ -192,26 +190,41 @@ def a_search(
     goal, percentile = spec.goal, spec.percentile
     best = best_trial(pareto_front(trials, goal, percentile))
     trials += _references(trials, best, rng, spec)
-    front = pareto_front(trials, goal, percentile)
-    on_front = {trial.number for trial in front}
+    on_front = {trial.number for trial in pareto_front(trials, goal, percentile)}
     trials = [trial.model_copy(update={"pareto": trial.number in on_front}) for trial in trials]
-    front = [trial for number in (item.number for item in front) for trial in trials if trial.number == number]
-    best = best_trial(front)
-    return _result(spec, trials, front, best, home=home, interrupted=interrupted, notes=tuple(notes)), trials
+    return a_result(trials, spec, home=home, interrupted=interrupted, notes=notes), trials
 
 
-def _value_of(evidence: Evidence, metric: str) -> tuple[float | None, tuple[float, float] | None]:
-    latency, accuracy = evidence.latency, evidence.accuracy
-    if metric.startswith("latency") and latency:
-        return latency.value, latency.ci95
-    if metric == "accuracy_drop" and accuracy:
-        return accuracy.drop, accuracy.drop_ci95
-    if metric == "accuracy" and accuracy:
-        return accuracy.accuracy, accuracy.ci95
-    return (evidence.size_bytes, None) if metric == "size_bytes" else (None, None)
+def a_result(
+    trials: Sequence[TrialResult],
+    spec: SearchSpec | None = None,
+    *,
+    home: str = ".paretune",
+    interrupted: bool = False,
+    notes: Sequence[str] = (),
+    finals: Finals | None = None,
+) -> SearchResult:
+    """Return the result of a search that had these trials."""
+    spec = spec or a_spec()
+    record = SearchRecord(
+        id=SEARCH_ID,
+        name=spec.name or "fashion-cpu",
+        workload="fashion-mnist-resnet8",
+        spec=spec.to_json(),
+        profile=a_profile(),
+        status="interrupted" if interrupted else "finished",
+        created_at=1.8e9,
+        elapsed_s=212.4,
+        result=None,
+        finals=None,
+        cancel_requested=False,
+    )
+    return search_result(record, spec, trials, TARGET, Path(home), interrupted=interrupted, notes=notes, finals=finals)
 
 
-def _evidence(candidate: Candidate, p50: float | None, accuracy: float | None, size_bytes: int) -> Evidence:
+def _evidence(
+    candidate: Candidate, p50: float | None, accuracy: float | None, size_bytes: int, spread: float
+) -> Evidence:
     latency = p50 and LatencyEvidence(
         percentile="p95",
         p50=p50,
@@ -220,20 +233,25 @@ def _evidence(candidate: Candidate, p50: float | None, accuracy: float | None, s
         p99=p50 * 1.3,
         mean=p50 * 1.02,
         ci95=(p50 * 1.06, p50 * 1.11),
+        bounds=(p50 * 1.065, p50 * 1.1),
         samples=900,
+        processes=3,
+        speedup=Ratio(value=2.0, ci95=(1.95, 2.05)),
         warmup_calls=60,
         load_seconds=0.03,
     )
-    spread = 0.0053
+    wide, drop = 0.0053, BASELINE_ACCURACY - (accuracy or 0.0)
     score = (
         None
         if accuracy is None
         else AccuracyEvidence(
             accuracy=accuracy,
-            ci95=(accuracy - spread, accuracy + spread),
-            drop=round(BASELINE_ACCURACY - accuracy, 4),
-            drop_ci95=(BASELINE_ACCURACY - accuracy - 0.002, BASELINE_ACCURACY - accuracy + 0.002),
+            ci95=(accuracy - wide, accuracy + wide),
+            drop=round(drop, 4),
+            drop_ci95=(drop - 1.2 * spread, drop + 1.2 * spread),
+            drop_bounds=(drop - spread, drop + spread),
             examples=EXAMPLES,
+            of=EXAMPLES,
             metric="top1",
         )
     )
@@ -331,68 +349,4 @@ def _simulated(
         size_bytes=size,
         answered_by=answered,
         gates=gates,
-    )
-
-
-def _result(
-    spec: SearchSpec,
-    trials: list[TrialResult],
-    front: list[TrialResult],
-    best: TrialResult | None,
-    *,
-    home: str,
-    interrupted: bool,
-    notes: tuple[str, ...],
-) -> SearchResult:
-    size = best.candidate.batch_size if best else 1
-    floats = [
-        trial
-        for trial in trials
-        if trial.candidate.is_unmodified_float and trial.latency_ms and trial.candidate.batch_size == size
-    ]
-    baseline = next((trial for trial in floats if trial.candidate.backend == "eager"), None)
-    best_float = min(floats, key=lambda trial: trial.latency_ms.p50 if trial.latency_ms else 0.0, default=None)
-    nearest = () if best else tuple(nearest_trials(trials))
-    finished = [trial for trial in trials if trial.answered_by is None]
-    counts = {kind: sum(trial.outcome == kind for trial in finished) for kind in ("measured", "rejected", "failed")}
-    return SearchResult(
-        search=SEARCH_ID,
-        name=spec.name or "fashion-cpu",
-        workload="fashion-mnist-resnet8",
-        targets=(TARGET,),
-        status="interrupted" if interrupted else "feasible" if best else "infeasible",
-        objective=spec.goal,
-        percentile=spec.percentile,
-        constraints=spec.constraints,
-        baseline=baseline,
-        best_float=best_float,
-        best=best,
-        speedup=_ratio(baseline, best, spec),
-        speedup_over_float=_ratio(best_float, best, spec),
-        nearest=nearest,
-        relaxations=tuple(_relaxation(trial) for trial in nearest),
-        front=tuple(front),
-        trials=TrialCounts(total=len(trials), cached=len(trials) - len(finished), **counts),
-        elapsed_s=212.4,
-        overhead=Overhead(seconds=18.7, share=0.088),
-        scored_by="top1",
-        notes=notes,
-        home=home,
-    )
-
-
-def _ratio(slow: TrialResult | None, fast: TrialResult | None, spec: SearchSpec) -> float | None:
-    if slow is None or fast is None:
-        return None
-    values = [objective_value(trial, spec.goal, spec.percentile) for trial in (slow, fast)]
-    if values[0] is None or values[1] is None:
-        return None
-    return values[1] / values[0] if spec.goal == "throughput" else values[0] / values[1]
-
-
-def _relaxation(trial: TrialResult) -> Relaxation:
-    missed = {verdict.constraint.metric: verdict.value for verdict in trial.verdicts if not verdict.within}
-    unknown = () if trial.accuracy is not None else ("accuracy_drop",)
-    return Relaxation(
-        trial=trial.number, label=trial.label, limits=missed if total_violation(trial) else {}, unknown=unknown
     )

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import pytest
 
+from evaluators.outcome import Ratio
 from evaluators.space import Space, derive_space
 from evaluators.target import probe_target
-from search.front import best_trial, nearest_trials, objective_value, pareto_front
+from search.front import best_trial, nearest_trials, objective_value, pareto_front, undecided_trials
 from search.proposals import Proposer, neighbours
-from search.result import TrialResult
+from search.result import FinalRow, Finals, SearchResult, TrialResult
 from search.sampling import Sampler, Told
 from search.spec import SearchSpec
-from search.view import find_baseline, find_best_float, relaxation, speedup
-from tests.search.factories import a_candidate, a_profile, a_spec, a_trial
+from search.view import count_trials, find_baseline, find_best_float, relaxation, speedup
+from tests.search.factories import a_candidate, a_profile, a_result, a_spec, a_trial
 
 
 @pytest.fixture
@@ -115,7 +116,9 @@ def test_infeasible_trials_are_never_on_the_front_and_the_nearest_is_named() -> 
     assert pareto_front(trials, "latency", "p95") == []
     nearest = nearest_trials(trials)
     assert nearest[0].number == 0
-    assert relaxation(nearest[0], spec).limits["latency_p95_ms"] == pytest.approx(nearest[0].latency_at("p95"))
+    latency = nearest[0].latency_ms
+    assert latency is not None and latency.bounds is not None
+    assert relaxation(nearest[0], spec).limits == {"latency_p95_ms": pytest.approx(latency.bounds[1])}
 
 
 def test_baseline_and_best_float_stand_at_the_batch_size_of_the_best() -> None:
@@ -131,3 +134,98 @@ def test_baseline_and_best_float_stand_at_the_batch_size_of_the_best() -> None:
     assert (baseline and baseline.number, best_float and best_float.number) == (1, 2)
     assert speedup(baseline, best, "p50") == pytest.approx(4.0)
     assert find_baseline(trials, None) == trials[0]
+
+
+def test_an_undecided_trial_is_never_the_best_however_fast() -> None:
+    spec = a_spec()
+    trials = [a_trial(0, p50=0.4), a_trial(1, p50=0.1, accuracy=0.914), a_trial(2, p50=0.2, accuracy=0.912)]
+    assert [trial.verdict for trial in trials] == ["pass", "undecided", "undecided"]
+    result = a_result(trials, spec)
+    assert [trial.number for trial in result.front] == [0]
+    assert [trial.number for trial in result.undecided] == [1]
+    assert (result.status, result.trials.undecided, count_trials(trials).undecided) == ("feasible", 2, 2)
+
+
+def test_the_undecided_within_the_limits_come_best_first_and_those_without_a_clean_time_last() -> None:
+    slow, fast = a_trial(0, p50=0.6, accuracy=0.914), a_trial(1, p50=0.3, accuracy=0.914)
+    unclean, outside = a_trial(2, p50=0.1, clean=False), a_trial(3, p50=0.1, accuracy=0.9125)
+    assert outside.undecided
+    found = undecided_trials([unclean, slow, fast, outside], "throughput", "p95", count=9)
+    assert [trial.number for trial in found] == [1, 0, 2]
+    assert [trial.number for trial in undecided_trials([unclean, slow, fast], "latency", "p95", count=2)] == [1, 0]
+
+
+def test_where_nothing_is_feasible_the_undecided_are_the_nearest() -> None:
+    trials = [a_trial(0, accuracy=0.9105, gates=False), a_trial(1, accuracy=0.9115), a_trial(2, accuracy=0.914)]
+    assert [trial.verdict for trial in trials] == ["fail", "undecided", "undecided"]
+    result = a_result(trials)
+    assert (result.status, result.exit_code) == ("infeasible", 4)
+    assert [trial.number for trial in result.nearest] == [2, 1, 0]
+
+
+def test_a_relaxed_limit_is_one_that_would_surely_be_kept() -> None:
+    spec = a_spec(min_accuracy=0.915)
+    trial = a_trial(1, accuracy=0.914, constraints=spec.constraints, gates=False)
+    relaxed = relaxation(trial, spec).limits
+    assert set(relaxed) == {"accuracy_drop", "accuracy"}
+    looser = a_spec(max_accuracy_drop=relaxed["accuracy_drop"], min_accuracy=relaxed["accuracy"])
+    assert a_trial(1, accuracy=0.914, constraints=looser.constraints).feasible
+
+
+def test_a_time_beside_other_programs_decides_nothing() -> None:
+    spec = a_spec(latency_budget_ms=None)
+    clean, disturbed = (a_trial(i, p50=1.0 - i / 2, clean=not i, constraints=spec.constraints) for i in range(2))
+    assert disturbed.feasible and disturbed.latency_ms is not None
+    assert objective_value(disturbed, "latency", "p95") is None
+    assert objective_value(disturbed, "throughput", "p95") is None
+    assert objective_value(disturbed, "size", "p95") == disturbed.size_bytes
+    assert pareto_front([clean, disturbed], "latency", "p95") == [clean]
+    budget = a_spec(latency_budget_ms=0.01)
+    judged = a_trial(2, clean=False, constraints=budget.constraints)
+    assert judged.undecided
+    assert relaxation(judged, budget).unknown == ("latency_p95_ms",)
+
+
+def test_what_other_programs_spoiled_is_counted() -> None:
+    trials = [a_trial(0, polluted=3), a_trial(1, clean=False, polluted=7), a_trial(2, polluted=5, answered_by="x/1")]
+    result = a_result(trials)
+    assert (result.polluted, result.never_clean) == (10, 1)
+
+
+def test_a_speed_up_has_an_interval_only_where_the_two_were_timed_in_turn() -> None:
+    trials = [
+        a_trial(0, a_candidate(), p50=1.0, accuracy=0.923, gates=False),
+        a_trial(1, a_candidate("onnxruntime"), p50=0.6, accuracy=0.923, gates=False),
+        a_trial(2, p50=0.4),
+    ]
+    plain = a_result(trials)
+    assert (plain.speedup, plain.speedup_ci95, plain.speedup_over_float_ci95) == (2.5, None, None)
+    rows = (
+        FinalRow(trial=2, label="best", p50_ms=0.41, percentile_ms=0.44),
+        FinalRow(trial=0, label="eager", p50_ms=0.99, percentile_ms=1.1, over_best=Ratio(value=2.4, ci95=(2.3, 2.5))),
+    )
+    timed = a_result(trials, finals=Finals(best=2, rows=rows, rounds=7, seconds=9.0))
+    assert (timed.speedup, timed.speedup_ci95) == (2.4, (2.3, 2.5))
+    assert (timed.speedup_over_float, timed.speedup_over_float_ci95) == (1.5, None)
+    of_another = a_result(trials, finals=Finals(best=1, rows=rows, rounds=7, seconds=9.0))
+    assert (of_another.speedup, of_another.speedup_ci95) == (2.5, None)
+
+
+def test_the_best_float_is_one_that_was_measured_alone() -> None:
+    spec = a_spec()
+    disturbed = a_trial(0, a_candidate("openvino"), p50=0.2, clean=False, gates=False)
+    alone = a_trial(1, a_candidate("onnxruntime"), p50=0.3, gates=False)
+    assert find_best_float([disturbed, alone], None, spec) == alone
+    assert find_best_float([disturbed], None, spec) == disturbed
+
+
+def test_a_result_of_an_earlier_version_can_still_be_read() -> None:
+    result = a_result([a_trial(0), a_trial(1, accuracy=0.9)])
+    known = result.to_json()
+    for name in ("undecided", "polluted", "never_clean", "confidence", "finals", "speedup_ci95"):
+        del known[name]
+    for name in ("undecided", "speedup", "accuracy_examples", "diagnosis", "energy_j", "device_memory_bytes"):
+        del known["best"][name]
+    for name in ("bounds", "samples", "processes", "polluted", "clean"):
+        del known["best"]["latency_ms"][name]
+    assert SearchResult.model_validate(known).best is not None

@@ -26,10 +26,11 @@ from search.cli import main
 from search.cli.app import app
 from search.cli.output import console
 from search.spec import SearchSpec
-from tests.search.factories import a_profile, a_search, a_spec, a_target, a_trial
+from tests.search.factories import a_profile, a_result, a_search, a_spec, a_target, a_trial
 
 COMMANDS = {
-    "doctor", "check", "space", "search", "status", "trials", "front", "report", "resume", "cancel", "reproduce", "ui",
+    "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
+    "reproduce", "ui",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
@@ -137,7 +138,8 @@ def test_help_states_the_defaults_of_the_spec(run: Run) -> None:
     text = " ".join(run("search", "--help").out.replace("│", " ").split())
 
     spec = SearchSpec(workload=WORKLOAD)
-    for stated in (spec.trials, f"{spec.trial_timeout_s:g}s", spec.percentile, spec.max_accuracy_drop, spec.seed):
+    seconds = f"{spec.trial_timeout_s:g}s"
+    for stated in (spec.trials, seconds, spec.percentile, spec.confidence, spec.max_accuracy_drop, spec.seed):
         assert f"(default {stated})" in text
 
 
@@ -175,7 +177,8 @@ def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> 
     given = (
         "search model.py:workload --latency-budget 5ms --max-accuracy-drop 0.02 --min-accuracy 0.9 --max-size 1MB "
         "--target a --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 --objective latency "
-        "--percentile p99 --trials 7 --timeout 10m --trial-timeout 1m --memory-limit 4GB --seed 3 --name night --json"
+        "--percentile p99 --confidence 99% "
+        "--trials 7 --timeout 10m --trial-timeout 1m --memory-limit 4GB --seed 3 --name night --json"
     )
     run(*shlex.split(given))
 
@@ -184,7 +187,7 @@ def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> 
     assert spec == SearchSpec(
         workload=WORKLOAD, latency_budget_ms=5, max_accuracy_drop=0.02, min_accuracy=0.9, max_size_bytes=10**6,
         target=("a",), backend=("eager", "onnxruntime", "openvino"), batch_size=(1, 8), threads=2,
-        objective="latency", percentile="p99", trials=7, timeout_s=600, trial_timeout_s=60,
+        objective="latency", percentile="p99", confidence=0.99, trials=7, timeout_s=600, trial_timeout_s=60,
         memory_limit_bytes=4 * 10**9, seed=3, name="night",
     )  # fmt: skip
 
@@ -413,9 +416,9 @@ def test_trials_and_front(run: Run, api: FakeApi) -> None:
     assert run("front", "night").code == 0
 
 
-@pytest.mark.parametrize(("ms", "code"), [(0.4, 0), (40.0, 4)])
-def test_reproduce_answers_with_the_trial(run: Run, api: FakeApi, ms: float, code: int) -> None:
-    api.answer = a_trial(7, p50=ms)
+@pytest.mark.parametrize(("facts", "code"), [({}, 0), ({"p50": 40.0}, 4), ({"accuracy": 0.914}, 4)])
+def test_reproduce_answers_with_the_trial(run: Run, api: FakeApi, facts: dict[str, Any], code: int) -> None:
+    api.answer = a_trial(7, **facts)
 
     spoken = run("reproduce", "night", "7", "--json")
 
@@ -447,6 +450,19 @@ def test_status_says_how_far_a_search_is(run: Run, api: FakeApi, status: str) ->
     assert all_.out.count("fashion-cpu") == 2
     assert run("status", "night", "--json").json == {"schema_version": 1, **api.state.to_json()}
     assert len(run("status", "--json").json["searches"]) == 2
+
+
+def test_status_shows_what_is_undecided_and_what_other_programs_spoiled(run: Run, api: FakeApi) -> None:
+    result = a_result([a_trial(5, accuracy=0.914, polluted=3)])
+    api.state = a_status("running").model_copy(update={"result": result})
+    api.answer = [api.state]
+
+    one, all_ = run("status", "night").out, run("status").out
+
+    assert "1/40, 1 measured, 1 undecided" in one
+    assert re.search(r"undecided #5 +0\.90 pp drop \(0\.70 to 1\.10 pp\), limit 1\.00 pp", one)
+    assert "3 blocks repeated, 0 trials never clean" in " ".join(one.split())
+    assert "– (1 undecided)" in all_
 
 
 def test_status_of_an_empty_home(run: Run, api: FakeApi) -> None:
@@ -514,7 +530,8 @@ def test_dry_run_shows_the_plan_and_runs_nothing(run: Run, api: FakeApi) -> None
     plan = run("search", WORKLOAD, "--latency-budget", "5ms", "--dry-run", "--json").json
 
     assert shown.code == 0
-    assert all(text in shown.out for text in ("1,234 candidates", "5 ms", "60 trials", "nothing was run"))
+    stated = ("1,234 candidates", "5 ms", "60 trials", "at 95 % confidence", "nothing was run")
+    assert all(text in shown.out for text in stated)
     assert plan["constraints"] == [{"metric": "latency_p95_ms", "max": 5.0}, {"metric": "accuracy_drop", "max": 0.01}]
     assert (plan["dry_run"], plan["space"]["size"]) == (True, 1234)
     assert {call[0] for call in api.asked} == {"space"}

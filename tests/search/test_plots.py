@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 
 from search.plots import factors_figure, pareto_figure, pareto_png, progress_figure
-from search.scene import Range, accuracy_floor, axes_of, horizontal_range, scene_of, ticks_of, vertical_range
-from tests.search.factories import BASELINE_ACCURACY, a_candidate, a_search, a_spec, a_trial
+from search.scene import (
+    Range,
+    accuracy_floor,
+    accuracy_interval,
+    axes_of,
+    horizontal_range,
+    scene_of,
+    ticks_of,
+    vertical_range,
+)
+from tests.search.factories import BASELINE_ACCURACY, a_candidate, a_result, a_search, a_spec, a_trial
 
 
 def _trace(figure: Any, start: str) -> Any:
@@ -23,7 +32,7 @@ def _shown(figure: Any) -> str:
 def test_every_trial_plays_exactly_one_part() -> None:
     result, trials = a_search(60)
     scene = scene_of(result, trials)
-    groups = [scene.front, scene.dominated, scene.missed, scene.early, scene.failed]
+    groups = [scene.front, scene.dominated, scene.undecided, scene.missed, scene.early, scene.failed]
     numbers = [trial.number for group in groups for trial in group]
     named = {trial.number for trial in scene.marks.values()}
     assert len(numbers) == len(set(numbers))
@@ -42,6 +51,32 @@ def test_the_figure_has_the_front_the_marks_and_the_rejected_apart() -> None:
     assert _trace(figure, "baseline:").marker.symbol != _trace(figure, "best:").marker.symbol
     assert _trace(figure, "rejected before accuracy").yaxis == "y2"
     assert _trace(figure, "failed: ").name == f"failed: {result.trials.failed} (see table)"
+
+
+def test_undecided_trials_have_a_mark_of_their_own(tmp_path: Path) -> None:
+    trials = [a_trial(0), a_trial(1, p50=0.3, accuracy=0.914), a_trial(2, accuracy=0.905, gates=False)]
+    result = a_result(trials)
+    figure = pareto_figure(result, trials)
+    doubts = _trace(figure, "undecided: 1")
+    assert (list(doubts.y), list(doubts.text)) == ([0.914], ["?"])
+    assert "0.90 pp drop (0.70 to 1.10 pp), limit 1.00 pp" in doubts.hovertext[0]
+    assert _trace(figure, "over a limit: 1").marker.symbol != doubts.marker.symbol[0]
+    panel = [trace for trace in factors_figure(result, trials).data if trace.name == "undecided"]
+    assert all(list(trace.y) == [trials[1].throughput_per_s] for trace in panel)
+    without = a_result(trials[:1])
+    assert not any((trace.name or "").startswith("undecided") for trace in pareto_figure(without, trials[:1]).data)
+    assert pareto_png(result, trials, tmp_path / "front.png").stat().st_size > 1000
+
+
+def test_the_drawn_interval_agrees_with_the_verdict() -> None:
+    result, trials = a_search(60)
+    floor = accuracy_floor(result)
+    intervals = {trial.number: accuracy_interval(trial, result) for trial in trials if trial.accuracy is not None}
+    for trial in result.front:
+        low, _ = intervals[trial.number] or (0.0, 0.0)
+        assert floor is not None and low >= floor - 0.001
+    unlimited = a_result(trials, a_spec(max_accuracy_drop=None, min_accuracy=0.9))
+    assert accuracy_interval(result.front[0], unlimited) == result.front[0].accuracy_ci95
 
 
 def test_a_button_leads_to_every_axis_and_latency_shows_the_budget() -> None:

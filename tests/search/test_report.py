@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from evaluators.outcome import Failure, FailureKind
+from evaluators.outcome import Failure, FailureKind, Ratio
 from search.report import script_json, write_report
-from search.result import SearchResult, TrialResult
-from search.wording import headline
-from tests.search.factories import a_candidate, a_profile, a_search, a_spec, a_target, a_trial
+from search.result import FinalRow, Finals, SearchResult, TrialResult
+from search.wording import headline, show_relaxed
+from tests.search.factories import a_candidate, a_profile, a_result, a_search, a_spec, a_target, a_trial
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028{{ 7*7 }}"
 
@@ -79,7 +79,36 @@ def test_an_infeasible_search_says_what_the_limits_would_have_to_be(tmp_path: Pa
     assert "What came nearest" in page.text
     for relaxation in result.relaxations:
         assert relaxation.label in page.text
-    assert "latency p95 up to 0.108 ms" in page.text
+    for relaxation in result.relaxations:
+        assert show_relaxed("latency_p95_ms", relaxation.limits["latency_p95_ms"]) in page.text
+
+
+def test_undecided_trials_are_told_with_what_would_decide_them(tmp_path: Path) -> None:
+    trials = [a_trial(5, accuracy=0.915, spread=0.004, polluted=3), a_trial(6, accuracy=0.9)]
+    page = _report(a_result(trials), trials, tmp_path)
+    assert "Within the limits as measured, undecided at 95 % confidence" in page.text
+    assert "0.80 pp drop (0.40 to 1.20 pp), limit 1.00 pp" in page.text
+    assert "about 40,000 validation examples instead of 10,000" in page.text
+    assert "met by 0 of 2 measured trials at 95 % confidence, undecided for 1" in page.text
+    assert "3 blocks repeated, 0 trials never clean" in page.text
+    rows = [attributes for tag, attributes in page.tags if tag == "tr" and "data-ending" in attributes]
+    assert [row["data-ending"] for row in rows] == ["undecided", "rejected"]
+    outside = [a_trial(7, accuracy=0.912)]
+    assert "Undecided at 95 % confidence" in _report(a_result(outside), outside, tmp_path).text
+
+
+def test_the_final_comparison_is_a_table_with_intervals(tmp_path: Path) -> None:
+    trials = [a_trial(0, a_candidate(), p50=1.0, accuracy=0.923, gates=False), a_trial(2)]
+    rows = (
+        FinalRow(trial=2, label=trials[1].label, p50_ms=0.41, percentile_ms=0.44),
+        FinalRow(trial=0, label=trials[0].label, p50_ms=0.99, percentile_ms=1.1,
+                 over_best=Ratio(value=2.41, ci95=(2.3, 2.52))),
+    )  # fmt: skip
+    result = a_result(trials, finals=Finals(best=2, rows=rows, rounds=7, seconds=9.0))
+    page = _report(result, trials, tmp_path)
+    assert "Timed in turn" in page.text and "in 7 rounds of fresh processes" in page.text
+    assert "2.41× (2.3 to 2.52×)" in page.text
+    assert "95 %: 2.3 to 2.52×, eager fp32" in page.text
 
 
 @pytest.mark.parametrize("interrupted", [True, False])

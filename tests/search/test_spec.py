@@ -83,9 +83,31 @@ def test_constraints_keep_their_order_and_units() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "confidence"), [("99%", 0.99), ("99 %", 0.99), ("0.9", 0.9), (0.999, 0.999), (None, 0.95)]
+)
+def test_the_confidence_is_a_share_or_in_percent_and_reaches_the_protocol(
+    given: str | float | None, confidence: float
+) -> None:
+    spec = load(confidence=given, percentile="p99")
+
+    assert (spec.confidence, spec.protocol.confidence) == (confidence, confidence)
+    assert spec.protocol.percentile == "p99"
+
+
+def test_the_environment_and_the_file_may_set_the_confidence(tmp_path: Path) -> None:
+    config = tmp_path / "search.yaml"
+    config.write_text("confidence: 99%\n")
+
+    assert load_spec({"workload": WORKLOAD}, config, {}).confidence == 0.99
+    assert load_spec({"workload": WORKLOAD}, config, {"PARETUNE_CONFIDENCE": "90%"}).confidence == 0.9
+
+
 @pytest.mark.parametrize("budget", ["1us", "200us", "5ms", "1.5s", 0.00001, 3])
 def test_a_spec_survives_its_own_json(budget: str | float) -> None:
-    spec = load(latency_budget=budget, timeout="10m", memory_limit="4GB", batch_size=("1", "8"), name="a-1")
+    spec = load(
+        latency_budget=budget, confidence="99%", timeout="10m", memory_limit="4GB", batch_size=("1", "8"), name="a-1"
+    )
 
     assert SearchSpec.model_validate(spec.to_json()) == spec
 
@@ -103,6 +125,12 @@ def test_a_spec_survives_its_own_json(budget: str | float) -> None:
         ({"max_accuracy_drop": 2}, "max_accuracy_drop: must be less than or equal to 1 (got 2)"),
         ({"min_accuracy": math.inf}, "min_accuracy: must be a finite number"),
         ({"objective": "speed"}, "must be 'latency', 'throughput' or 'size' (got 'speed')"),
+        ({"confidence": "sure"}, "confidence: 'sure' is not a share such as 0.95 or 95%"),
+        ({"confidence": "100%"}, "confidence: must be less than 1 (got 1.0)"),
+        ({"confidence": 95}, "confidence: must be less than 1 (got 95)"),
+        ({"confidence": 0.5}, "confidence: must be greater than 0.5"),
+        ({"confidence": "nan"}, "confidence: must be a finite number"),
+        ({"confidence": True}, "confidence: must be a valid number"),
         ({"percentile": "p80"}, "percentile: must be 'p50', 'p90', 'p95' or 'p99'"),
         ({"trials": 0}, "trials: must be greater than or equal to 1 (got 0)"),
         ({"threads": 0}, "threads: must be greater than"),

@@ -97,6 +97,27 @@ def test_a_run_holds_the_whole_trial(started: Started, client: Any) -> None:
     assert parent.data.tags["paretune.kind"] == "search" and parent.data.params["latency_budget_ms"] == "2.0"
 
 
+def test_runs_are_found_by_their_verdicts(started: Started, client: Any) -> None:
+    tracking, search = started()
+    failure = Failure(kind=FailureKind.CRASHED, stage="latency", reason="segmentation fault")
+    trials = [a_trial(0), a_trial(1, accuracy=0.914), a_trial(2, accuracy=0.9), a_trial(3, clean=False)]
+    for trial in (*trials, a_trial(4, failure=failure)):
+        tracking.log_trial(trial)
+    for verdict, numbers in {"pass": {"0"}, "undecided": {"1", "3"}, "fail": {"2"}}.items():
+        found = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.verdict` = '{verdict}'")
+        assert {run.data.tags["paretune.number"] for run in found} == numbers
+    by_number = {
+        run.data.tags["paretune.number"]: run.data
+        for run in _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.kind` = 'trial'")
+    }
+    assert by_number["1"].tags["paretune.verdict.accuracy_drop"] == "undecided"
+    assert by_number["1"].tags["paretune.verdict.latency_p95_ms"] == "pass"
+    assert by_number["3"].tags["paretune.clean"] == "false"
+    assert "paretune.verdict" not in by_number["4"].tags
+    assert by_number["0"].metrics["latency/speedup"] == 2.0
+    assert "0.90 pp drop (0.70 to 1.10 pp)" in by_number["1"].tags["mlflow.note.content"]
+
+
 def test_logging_a_trial_twice_changes_nothing_even_in_another_session(
     started: Started, client: Any, home: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jobs_for_tests import MEASURED, PROFILE, REJECTED, candidate, together
 
 from evaluators.errors import UsageError
-from evaluators.outcome import Failure, FailureKind, Outcome
+from evaluators.outcome import Evidence, Failure, FailureKind, Outcome
 from workers.ledger import Ledger
 from workers.records import SearchRecord, TrialRecord
 
@@ -244,6 +244,21 @@ def test_an_evaluation_is_found_across_searches(ledger: Ledger, clock: Clock, se
     done = ledger.trial(answered.id)
     assert (done.state, done.answered_by, done.outcome) == ("DONE", latest.id, MEASURED)
     assert ledger.pending(other.id)[-1].trial_number == 0
+
+
+def test_a_finished_trial_is_amended_with_more_evidence_and_no_other(ledger: Ledger, search: SearchRecord) -> None:
+    trial = queue(ledger, search)
+    better = MEASURED.model_copy(update={"evidence": Evidence(size_bytes=17)})
+    assert not ledger.amend(trial.id, trial.attempt, better), "it has not been measured"
+    measured(ledger, trial)
+    ledger.delivered([news.id for news in ledger.pending(search.id)])
+
+    assert ledger.amend(trial.id, trial.attempt, better)
+
+    assert ledger.trial(trial.id).outcome == better
+    assert [news.trial_number for news in ledger.pending(search.id)] == [trial.number], "what is shown follows"
+    ledger.rerun(trial.id)
+    assert not ledger.amend(trial.id, trial.attempt, MEASURED), "it is being measured again"
 
 
 def test_a_rerun_keeps_the_outcome_until_there_is_a_new_one(ledger: Ledger, search: SearchRecord) -> None:

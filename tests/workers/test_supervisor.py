@@ -13,7 +13,8 @@ import pytest
 from jobs_for_tests import PROFILE, REJECTED, RUNNER, candidate
 
 from evaluators.errors import InfrastructureError
-from evaluators.outcome import FailureKind, Outcome
+from evaluators.jobs import Comparison
+from evaluators.outcome import Failure, FailureKind, Outcome
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.locks import device_lock
@@ -200,6 +201,28 @@ def test_lost_infrastructure_queues_the_trial_again(
         supervisor.run(trial.id, 1, SETTINGS)
 
     assert ledger.trial(trial.id).state == "QUEUED"
+
+
+def test_bundles_are_compared_with_the_time_that_is_left(supervisor: Supervisor) -> None:
+    found = supervisor.compare("search", ["", ""], SETTINGS, 7.0)
+
+    assert isinstance(found, Comparison)
+    assert found.seconds == (7.0, 7.0)
+    assert len(found.log_medians[0]) == SETTINGS.protocol.rounds
+
+
+def test_a_comparison_that_crashes_says_how(supervisor: Supervisor) -> None:
+    found = supervisor.compare("search", ["segfault"], SETTINGS, 7.0)
+
+    assert isinstance(found, Failure)
+    assert found.kind == FailureKind.CRASHED
+
+
+def test_a_comparison_can_be_cancelled(supervisor: Supervisor) -> None:
+    stop = Cancellation()
+    stop.set()
+
+    assert supervisor.compare("search", ["hang"], SETTINGS, 7.0, cancel=(stop,)) is None
 
 
 def test_a_profile_is_read_or_says_why_not(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""Stand: a process of its own that holds one loaded model and times blocks of its calls when it is told to.
+
+Also a program, ``python -m evaluators.timing.stand DESCRIPTOR``, for systems where torch's process cannot fork.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from evaluators.batching import as_arrays, example_batches
+from evaluators.bundle import read_manifest
+from evaluators.frozen import Frozen
+from evaluators.registry import backend
+from evaluators.stages.restore import build_model
+from evaluators.structure import call
+from evaluators.timing.blocks import Block, LocalCalls, WarmUp
+from evaluators.workload import Workload, load_workload
+
+LATENCY_BATCHES = 16
+
+
+class StandDiedError(Exception):
+    """The process of a stand ended or failed; the message says how."""
+
+
+class StandRequest(Frozen):
+    """What a stand loads: a bundle or, without one, the original model on torch as it is, for so many examples."""
+
+    workload: str
+    bundle: str | None = None
+    batch_size: int = 1
+    threads: int = 1
+
+
+def load(request: StandRequest) -> LocalCalls:
+    """Load what ``request`` names, with real validation batches, in this process."""
+    workload = load_workload(request.workload)
+    if request.bundle is None:
+        return LocalCalls(_original(workload, request.threads), real_batches(workload, request.batch_size))
+    folder = Path(request.bundle)
+    manifest = read_manifest(folder)
+    runner = backend(manifest.candidate.backend).load(folder, manifest)
+    batches = real_batches(workload, manifest.candidate.batch_size)
+    return LocalCalls(runner.run, [runner.prepare(as_arrays(batch)) for batch in batches])
+
+
+def real_batches(workload: Workload, batch_size: int, count: int = LATENCY_BATCHES) -> list[Any]:
+    """Return the first batches of validation, in the user's own structure."""
+    source = example_batches(workload.validation(), workload.collate, batch_size)
+    return [inputs for inputs, _, _ in islice(source, count)]
+
+
+def _original(workload: Workload, threads: int) -> Callable[[Any], Any]:
+    import torch
+
+    torch.set_num_threads(threads)
+    model = build_model(workload)
+
+    def run(inputs: Any) -> Any:
+        with torch.inference_mode():
+            return call(model, inputs)
+
+    return run
+
+
+Loader = Callable[[StandRequest], LocalCalls]
+
+
+class Stand:
+    """The process; it loads at the first command, so that stands can be started early and loaded in turn.
+
+    ``loader`` is for those who want something else loaded; it counts only where the process is a fork.
+    """
+
+    def __init__(self, request: StandRequest, loader: Loader = load) -> None:
+        self._link, other = Pipe()
+        self._pid: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        if sys.platform == "linux":
+            self._pid = os.fork()
+            if self._pid == 0:
+                self._link.close()
+                _serve_and_exit(other, loader)
+        else:
+            command = [sys.executable, "-m", "evaluators.timing.stand", str(other.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=(other.fileno(),))  # noqa: S603
+        other.close()
+        self._link.send(request)
+
+    def warm_up(self) -> WarmUp:
+        """Load the model if that has not happened, and call it until calls take equally long.
+
+        Raises:
+            StandDiedError: it could not be loaded or run.
+        """
+        warm: WarmUp = self._ask(None)
+        return warm
+
+    def block(self, seconds: float) -> Block:
+        """Time calls for so long.
+
+        Raises:
+            StandDiedError: the process is gone.
+        """
+        block: Block = self._ask(seconds)
+        return block
+
+    def close(self) -> None:
+        """End the process."""
+        self._link.close()
+        if self._pid is not None:
+            with suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+            self._pid = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, command: float | None) -> Any:
+        try:
+            self._link.send(command)
+            answer = self._link.recv()
+        except (OSError, EOFError) as error:
+            raise StandDiedError("a process that timed calls ended by itself") from error
+        if isinstance(answer, str):
+            raise StandDiedError(answer)
+        return answer
+
+
+def serve(link: Connection, loader: Loader = load) -> None:
+    """Answer commands until the other side closes: None to warm up, a number of seconds to time a block."""
+    try:
+        request: StandRequest = link.recv()
+        calls: LocalCalls | None = None
+        while True:
+            command = link.recv()
+            calls = calls or loader(request)
+            link.send(calls.warm_up() if command is None else calls.block(command))
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:
+        traceback.print_exc()
+        with suppress(OSError):
+            link.send(f"{type(error).__name__}: {error}"[:500])
+
+
+def _serve_and_exit(link: Connection, loader: Loader = load) -> NoReturn:
+    try:
+        serve(link, loader)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve_and_exit(Connection(int(sys.argv[1])))

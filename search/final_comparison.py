@@ -1,0 +1,106 @@
+"""The final comparison: the finalists and what they are compared with, timed in turn, so that the best is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluators.jobs import Comparison
+from evaluators.outcome import LatencyEvidence, Outcome, Ratio
+from evaluators.statistics import compare_rounds
+from evaluators.verdicts import judge_all
+from search.finalists import distinct, finalists, references
+from search.result import FinalRow, Finals, TrialResult
+from search.trial_loop import Session
+
+MOST_COMPARISONS = 3
+MOST_SECONDS = 600.0
+LEAST_ROUNDS = 3
+
+
+def run_final_comparison(session: Session) -> None:
+    """Time the finalists in turn until the best of the search and its references are among them; record the result."""
+    recorded = session.ledger.search(session.record.id).finals
+    known = Finals.model_validate(recorded) if recorded else None
+    for _ in range(MOST_COMPARISONS):
+        trials = session.trials()
+        best = session.best(trials)
+        wanted = [best, *references(trials, best, session.spec)] if best else finalists(trials, session.spec)
+        compared = {row.trial for row in known.rows} if known else set[int]()
+        if session.over or {trial.number for trial in wanted} <= compared:
+            return
+        chosen = distinct([*wanted, *finalists(trials, session.spec)])
+        known = _compare(session, chosen, known.seconds if known else 0.0)
+        if known is None:
+            return
+        session.ledger.update_search(session.record.id, finals=known.to_json())
+
+
+def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: float) -> Finals | None:
+    """Time the bundles of ``chosen`` in turn, amend their trials, and return how they compare; None if it failed."""
+    bundles = [trial.bundle for trial in chosen if trial.bundle is not None]
+    found = session.supervisor.compare(
+        session.record.id, bundles, session.settings, min(session.seconds_left(), MOST_SECONDS), cancel=(session.stop,)
+    )
+    if found is None:
+        return None
+    if not isinstance(found, Comparison):
+        session.note(f"the final comparison failed, so the best rests on one measurement: {found.kind}: {found.reason}")
+        return None
+    for trial, latency in zip(chosen, found.latencies, strict=True):
+        if latency is not None and latency.clean:
+            _amend(session, trial, latency, _over_eager(chosen, found, trial))
+    trials = session.trials()
+    best = session.best(trials)
+    numbers = [trial.number for trial in chosen]
+    if best is None or best.number not in numbers:
+        best = chosen[0]
+    rows = [
+        FinalRow(trial=trial.number, label=trial.label, p50_ms=latency.p50, percentile_ms=latency.value,
+                 over_best=None if trial.number == best.number else _ratio(found, index, numbers.index(best.number)))
+        for index, (trial, latency) in enumerate(zip(chosen, found.latencies, strict=True)) if latency is not None
+    ]  # fmt: skip
+    seconds = earlier_seconds + sum(found.seconds)
+    rounds = max((len(medians) for medians in found.log_medians), default=0)
+    return Finals(best=best.number, rows=tuple(rows), rounds=rounds, seconds=round(seconds, 3))
+
+
+def _over_eager(chosen: Sequence[TrialResult], found: Comparison, trial: TrialResult) -> Ratio | None:
+    """Return how many times faster than the eager fp32 model of the same batch size and threads, if that was timed."""
+    for index, other in enumerate(chosen):
+        same = (other.candidate.batch_size, other.candidate.runtime.threads) == (
+            trial.candidate.batch_size, trial.candidate.runtime.threads)  # fmt: skip
+        plain = other.candidate.backend == "eager" and other.candidate.is_unmodified_float
+        if same and plain and other.number != trial.number and not any(other.candidate.runtime.knobs.values()):
+            return _ratio(found, index, [item.number for item in chosen].index(trial.number))
+    return None
+
+
+def _ratio(found: Comparison, slow: int, fast: int) -> Ratio | None:
+    """Return the time of one bundle over that of another, from the rounds in which both were timed."""
+    pairs = zip(found.log_medians[slow], found.log_medians[fast], strict=False)
+    differences = [a - b for a, b in pairs if a is not None and b is not None]
+    if len(differences) < LEAST_ROUNDS:
+        return None
+    value, interval = compare_rounds(differences)
+    return Ratio(value=value, ci95=interval)
+
+
+def _amend(session: Session, trial: TrialResult, latency: LatencyEvidence, speedup: Ratio | None) -> None:
+    """Put the latency of all rounds in the place of the first look, and judge anew."""
+    record = session.ledger.trial(f"{session.record.id}/{trial.number}")
+    if record.outcome is None or record.outcome.evidence.latency is None:
+        return
+    first = record.outcome.evidence.latency
+    latency = latency.model_copy(
+        update={"load_seconds": first.load_seconds, "polluted": latency.polluted + first.polluted,
+                "speedup": speedup or first.speedup}
+    )  # fmt: skip
+    evidence = record.outcome.evidence.model_copy(
+        update={"latency": latency, "throughput_per_s": trial.candidate.batch_size / (latency.mean / 1e3)}
+    )
+    verdicts = judge_all(session.spec.constraints, evidence)
+    session.ledger.amend(record.id, record.attempt, _with(record.outcome, evidence=evidence, verdicts=verdicts))
+
+
+def _with(outcome: Outcome, **changes: object) -> Outcome:
+    return outcome.model_copy(update=changes)

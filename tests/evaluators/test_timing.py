@@ -1,0 +1,205 @@
+"""Timing in blocks: warm-up, looks, foreign load, references, and comparisons in rounds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from evaluators.jobs import Protocol
+from evaluators.timing.blocks import Block, LocalCalls, WarmUp
+from evaluators.timing.comparison import BLOCKS, compare
+from evaluators.timing.contention import Usage, usage, waited_share
+from evaluators.timing.sequence import Trace, summarize, time_bundle
+from evaluators.timing.stand import Stand, StandDiedError, StandRequest
+from tests.conftest import TINY
+
+QUIET = Protocol(max_foreign_load=1e9)
+
+
+class Machine:
+    """A clock that only moves when a call takes time; calls take ``seconds`` times the machine's slowness."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slowness = 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def model(self, seconds: float, noise: float = 0.0, seed: int = 0) -> LocalCalls:
+        random = np.random.default_rng(seed)
+
+        def run(_: object) -> None:
+            self.now += seconds * self.slowness * float(np.exp(noise * random.standard_normal()))
+
+        return LocalCalls(run, [None], clock=self)
+
+
+class Scripted:
+    """A model whose blocks are given: seconds of a call, and how long its threads waited."""
+
+    def __init__(self, call: Callable[[], float], waited: Callable[[], float], dies_after: int | None = None) -> None:
+        self._call, self._waited, self._left = call, waited, dies_after
+
+    def warm_up(self) -> WarmUp:
+        return WarmUp(10, settled=True, call_seconds=self._call())
+
+    def block(self, seconds: float) -> Block:
+        if self._left is not None:
+            if self._left == 0:
+                raise StandDiedError("gone")
+            self._left -= 1
+        return Block(np.full(max(1, round(seconds / self._call())), self._call()), self._waited())
+
+    def close(self) -> None:
+        pass
+
+
+def test_warm_up_ends_when_calls_take_equally_long_and_says_when_they_never_did() -> None:
+    steady = Machine()
+    assert steady.model(0.001).warm_up().settled
+
+    growing = Machine()
+    calls = LocalCalls(lambda _: setattr(growing, "now", growing.now * 1.1 + 0.001), [None], clock=growing)
+    found = calls.warm_up()
+    assert not found.settled
+    assert found.calls > 20
+
+
+def test_a_candidate_far_from_its_budget_is_decided_at_the_first_look() -> None:
+    for budget_ms, within in ((10.0, True), (0.1, False)):
+        machine = Machine()
+        evidence = time_bundle(machine.model(0.001, 0.05), None, QUIET, budget_ms, clock=machine)
+        assert evidence.decided_early
+        assert evidence.samples < 400
+        assert evidence.bounds is not None
+        assert (evidence.bounds[1] <= budget_ms) == within
+
+
+def test_a_candidate_at_its_budget_is_timed_until_the_last_look() -> None:
+    machine = Machine()
+    noise = 0.05
+    limit_ms = 1.0 * float(np.exp(noise * 1.6449))
+    evidence = time_bundle(machine.model(0.001, noise), None, QUIET, limit_ms, clock=machine)
+    assert not evidence.decided_early
+    assert evidence.samples >= 0.9 * QUIET.looks[-1] / 0.001
+    assert evidence.bounds is not None
+    assert evidence.bounds[0] < limit_ms < evidence.bounds[1]
+
+
+def test_slow_calls_go_on_until_their_percentile_is_supported_or_patience_ends() -> None:
+    machine = Machine()
+    assert time_bundle(machine.model(0.3), None, QUIET, 301.0, clock=machine).p95 is not None
+    machine = Machine()
+    impatient = time_bundle(machine.model(10.0), None, QUIET, 10_001.0, clock=machine)
+    assert impatient.p95 is None
+    assert impatient.value == pytest.approx(10_000)
+
+
+def test_a_hopeless_slow_candidate_is_given_up_after_a_few_calls() -> None:
+    machine = Machine()
+    assert time_bundle(machine.model(1.0, 0.01), None, QUIET, 5.0, clock=machine).samples <= 4
+
+
+def test_drift_of_the_machine_cancels_in_the_ratio_to_the_reference() -> None:
+    machine = Machine()
+    model, reference = machine.model(0.001, 0.02, 1), machine.model(0.004, 0.02, 2)
+    original = machine.__class__.__call__
+
+    def drifting(self: Machine) -> float:
+        self.slowness = 1 + 0.3 * np.sin(self.now)
+        return original(self)
+
+    machine_type = type("Drifting", (Machine,), {"__call__": drifting})
+    machine.__class__ = machine_type
+    evidence = time_bundle(model, reference, QUIET.model_copy(update={"looks": (4.0,)}), None, clock=machine)
+    assert evidence.speedup is not None
+    assert evidence.speedup.value == pytest.approx(4.0, rel=0.02)
+    assert evidence.speedup.ci95[0] <= 4.0 <= evidence.speedup.ci95[1]
+
+
+def test_a_reference_that_dies_costs_the_ratio_alone() -> None:
+    model = Scripted(lambda: 0.001, lambda: 0.0)
+    evidence = time_bundle(model, Scripted(lambda: 0.002, lambda: 0.0, dies_after=1), QUIET, 5.0)
+    assert evidence.speedup is None
+    assert evidence.p50 == pytest.approx(1.0)
+
+
+def test_blocks_beside_other_programs_are_timed_again_and_counted() -> None:
+    waits = iter([0.5, 0.0] * 10_000)
+    evidence = time_bundle(Scripted(lambda: 0.001, lambda: next(waits)), None, Protocol(), 5.0)
+    assert evidence.clean
+    assert evidence.polluted >= 5
+    assert evidence.samples >= 250
+
+
+def test_a_measurement_that_never_gets_the_processor_is_marked_and_ends() -> None:
+    evidence = time_bundle(Scripted(lambda: 0.001, lambda: 0.5), None, Protocol(pollution_seconds=1.0), 5.0)
+    assert not evidence.clean
+    assert evidence.polluted == pytest.approx(1.0 / Protocol().block_seconds, abs=2)
+
+
+def test_waiting_is_counted_against_the_wall_clock() -> None:
+    assert waited_share(Usage(1.0, 2.0), Usage(1.5, 2.25), 1.0) == pytest.approx(0.25)
+    assert waited_share(Usage(1.0, None), Usage(1.5, 2.0), 1.0) == 0.0
+    before, begun = usage(), time.process_time()
+    while time.process_time() < begun + 0.05:
+        pass
+    assert usage().running > before.running
+
+
+def test_percentiles_that_the_samples_cannot_support_are_left_out() -> None:
+    trace = Trace(blocks=[Block(np.linspace(0.001, 0.002, 100), 0.0)])
+    evidence = summarize(trace, Protocol(percentile="p99"), WarmUp(10, settled=True, call_seconds=0.001), 1.0)
+    assert evidence.p50 == pytest.approx(1.5)
+    assert evidence.p99 is None
+    assert evidence.value == evidence.ci95[1] == pytest.approx(2.0)
+
+
+def test_a_comparison_cancels_drift_and_keeps_the_order_of_its_bundles() -> None:
+    slowness = iter(np.exp(0.3 * np.sin(np.arange(100_000) / 7)))
+
+    def model(seconds: float) -> Callable[[], Scripted]:
+        return lambda: Scripted(lambda: seconds * next(slowness), lambda: 0.0)
+
+    found = compare([model(0.001), model(0.002)], Protocol(), 60.0)
+    assert [len(medians) for medians in found.log_medians] == [Protocol().rounds] * 2
+    differences = [b - a for a, b in zip(*found.log_medians, strict=True) if a is not None and b is not None]
+    assert float(np.median(differences)) == pytest.approx(np.log(2), abs=0.1)
+    assert all(latency is not None and latency.processes == Protocol().rounds for latency in found.latencies)
+
+
+def test_a_bundle_that_dies_in_a_comparison_is_left_out_and_the_others_go_on() -> None:
+    sound = lambda: Scripted(lambda: 0.001, lambda: 0.0)  # noqa: E731
+    dying = lambda: Scripted(lambda: 0.001, lambda: 0.0, dies_after=BLOCKS - 1)  # noqa: E731
+    found = compare([sound, dying, sound], Protocol(), 60.0)
+    assert [latency is None for latency in found.latencies] == [False, True, False]
+    assert len(found.log_medians[0]) == Protocol().rounds
+
+
+def test_a_comparison_ends_with_its_time() -> None:
+    machine = Machine()
+
+    class Slow(Scripted):
+        def block(self, seconds: float) -> Block:
+            machine.now += 1.0
+            return super().block(seconds)
+
+    found = compare([lambda: Slow(lambda: 0.001, lambda: 0.0)], Protocol(), 20.0, clock=machine)
+    assert 3 <= len(found.log_medians[0]) <= 5
+
+
+def test_a_stand_times_the_original_model_in_a_process_of_its_own() -> None:
+    with Stand(StandRequest(workload=TINY, batch_size=2)) as stand:
+        assert stand.warm_up().calls > 0
+        assert len(stand.block(0.01).seconds) >= 1
+
+
+def test_a_stand_that_cannot_load_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    with Stand(StandRequest(workload=f"{os.devnull}.py:nothing")) as stand, pytest.raises(StandDiedError):
+        stand.warm_up()
+    capfd.readouterr()
