@@ -128,7 +128,8 @@ class Report:
             f"turn in {self.rounds} pairs of fresh processes; then the 95 % interval of that median, and the least and "
             "most of all pairs that count. Pairs in which another program took the processor were taken again; where "
             f"fewer than {LEAST_PAIRS} others are left, all are shown and the bundle has no verdict. Corrected: less "
-            f"what LoadGen takes for a call that does nothing, {self.overhead_ms * 1e3:.2f} µs.\n",
+            f"what LoadGen takes for a call that does nothing, {self.overhead_ms * 1e3:.2f} µs; beside a model, which "
+            "displaces it from the caches, it takes more.\n",
             f"- All measured undisturbed and within {WITHIN:.0%}: **{'yes' if self.holds else 'no'}**.\n",
         ]
         return "\n".join(lines)

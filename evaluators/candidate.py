@@ -81,6 +81,11 @@ class Candidate(Frozen):
         """Whether the model is the user's own, in fp32, unpruned: only the runtime differs."""
         return self.quantization.scheme == "fp32" and self.pruning.structure == "none"
 
+    @property
+    def is_original(self) -> bool:
+        """Whether it is the user's own model as the user wrote it: eager fp32, with no runtime option switched on."""
+        return self.backend == "eager" and self.is_unmodified_float and not any(self.runtime.knobs.values())
+
     def label(self) -> str:
         """A short name for tables and hovers: ``onnxruntime static_int8 channel 0.50 b8 t1``."""
         pruning = "" if self.pruning.structure == "none" else f" {self.pruning.structure} {self.pruning.amount:.2f}"

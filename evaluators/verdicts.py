@@ -48,14 +48,19 @@ def judge_all(constraints: Iterable[Constraint], evidence: Evidence) -> tuple[Ve
     for constraint in constraints:
         found = measured(constraint.metric, evidence)
         if found is not None:
-            verdicts.append(judge(constraint, *found, known=_known(constraint.metric, evidence)))
+            verdicts.append(judge(constraint, *found, known=_known(constraint, evidence)))
     return tuple(verdicts)
 
 
-def _known(metric: str, evidence: Evidence) -> bool:
-    """Whether a latency was measured cleanly, and a score has an interval: else nothing says how sure a value is."""
-    if metric.startswith("latency_"):
-        return evidence.latency is None or evidence.latency.clean
+def _known(constraint: Constraint, evidence: Evidence) -> bool:
+    """Whether a latency was measured cleanly and often enough, and a score has an interval.
+
+    Else nothing says how sure a value is; but too few calls, all of them too slow, are enough to fail.
+    """
+    metric, latency = constraint.metric, evidence.latency
+    if metric.startswith("latency_") and latency is not None:
+        low, _ = latency.bounds or latency.ci95
+        return latency.clean and (latency.bounded or violation_of(constraint, low) > 0)
     if metric in ("accuracy", "accuracy_drop"):
         return evidence.accuracy is None or not (evidence.accuracy.method or "").startswith("none")
     return True

@@ -8,7 +8,7 @@ from evaluators.jobs import Comparison
 from evaluators.outcome import LatencyEvidence, Outcome, Ratio
 from evaluators.statistics import compare_rounds
 from evaluators.verdicts import judge_all
-from search.finalists import distinct, finalists, references
+from search.finalists import distinct, finalists, references, setting_of
 from search.result import FinalRow, Finals, TrialResult
 from search.trial_loop import Session
 
@@ -66,12 +66,10 @@ def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: f
 
 def _over_eager(chosen: Sequence[TrialResult], found: Comparison, trial: TrialResult) -> Ratio | None:
     """Return how many times faster than the eager fp32 model of the same batch size and threads, if that was timed."""
+    numbers = [item.number for item in chosen]
     for index, other in enumerate(chosen):
-        same = (other.candidate.batch_size, other.candidate.runtime.threads) == (
-            trial.candidate.batch_size, trial.candidate.runtime.threads)  # fmt: skip
-        plain = other.candidate.backend == "eager" and other.candidate.is_unmodified_float
-        if same and plain and other.number != trial.number and not any(other.candidate.runtime.knobs.values()):
-            return _ratio(found, index, [item.number for item in chosen].index(trial.number))
+        if other.candidate.is_original and other.number != trial.number and setting_of(other) == setting_of(trial):
+            return _ratio(found, index, numbers.index(trial.number))
     return None
 
 

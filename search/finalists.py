@@ -28,7 +28,7 @@ def finalists(trials: Sequence[TrialResult], spec: SearchSpec) -> list[TrialResu
     if not found or spec.goal == "size":
         return found[:1]
     first = next((trial for trial in found if trial.feasible), found[0])
-    return [trial for trial in found if _near(trial, first, spec) and _setting(trial) == _setting(first)][:MOST]
+    return [trial for trial in found if _near(trial, first, spec) and setting_of(trial) == setting_of(first)][:MOST]
 
 
 def references(trials: Sequence[TrialResult], best: TrialResult, spec: SearchSpec) -> list[TrialResult]:
@@ -73,5 +73,6 @@ def _near(trial: TrialResult, first: TrialResult, spec: SearchSpec) -> bool:
     return max(abs(a), abs(b)) <= NEAR * min(abs(a), abs(b))
 
 
-def _setting(trial: TrialResult) -> tuple[int, int]:
+def setting_of(trial: TrialResult) -> tuple[int, int]:
+    """Return batch size and threads: float models are compared with what has both."""
     return trial.candidate.batch_size, trial.candidate.runtime.threads

@@ -97,7 +97,7 @@ def call_ms(trial: TrialResult) -> float | None:
 
 def _over_eager(trial: TrialResult) -> Ratio | None:
     candidate = trial.candidate
-    if candidate.backend == "eager" and candidate.is_unmodified_float and not any(candidate.runtime.knobs.values()):
+    if candidate.is_original:
         return Ratio(value=1.0, ci95=(1.0, 1.0))
     return trial.speedup
 

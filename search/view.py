@@ -74,8 +74,7 @@ def find_baseline(trials: Sequence[TrialResult], best: TrialResult | None) -> Tr
 
     Where that one is missing, the one at another number of threads stands in.
     """
-    eager = [trial for trial in trials if trial.candidate.backend == "eager" and trial.candidate.is_unmodified_float]
-    plain = [trial for trial in eager if not any(trial.candidate.runtime.knobs.values())]
+    plain = [trial for trial in trials if trial.candidate.is_original]
     if best is None:
         return min(plain, key=lambda trial: (trial.candidate.batch_size, trial.number), default=None)
     wanted = best.candidate

@@ -20,7 +20,7 @@ from evaluators.diagnosis import diagnose
 from evaluators.errors import InfrastructureError
 from evaluators.footprint import measure_footprint
 from evaluators.jobs import MeasureJob
-from evaluators.outcome import Evidence, LatencyEvidence, Outcome
+from evaluators.outcome import AccuracyEvidence, Evidence, LatencyEvidence, Outcome
 from evaluators.registry import backend as find_backend
 from evaluators.stages.accuracy import score_bundle
 from evaluators.stages.clock import StageClock
@@ -75,7 +75,7 @@ def _measure(job: MeasureJob, manifest: Manifest, folder: Path, clock: StageCloc
     if (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped.model_copy(update={"evidence": diagnosed(), "stage_seconds": clock.seconds})
     with clock.stage("accuracy"):
-        accuracy = score_bundle(runner, workload, job, candidate.batch_size)
+        accuracy = _accuracy(runner, workload, job, candidate)
         evidence = evidence.model_copy(update={"accuracy": accuracy})
     if not accuracy.complete and (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped
@@ -132,7 +132,7 @@ def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
 
     It forks here, before any runtime has started threads, and loads when it is first timed.
     """
-    if candidate.backend == "eager" and candidate.is_unmodified_float and not any(candidate.runtime.knobs.values()):
+    if candidate.is_original:
         yield None
         return
     request = StandRequest(
@@ -140,6 +140,16 @@ def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
     )
     with Stand(request) as stand:
         yield stand
+
+
+def _accuracy(runner: Runner, workload: Workload, job: MeasureJob, candidate: Candidate) -> AccuracyEvidence:
+    """Score the bundle. Where it is the original itself, it loses nothing by definition, however few the examples."""
+    found = score_bundle(runner, workload, job, candidate.batch_size)
+    if not candidate.is_original or found.drop != 0:
+        return found
+    return found.model_copy(
+        update={"drop_ci95": (0.0, 0.0), "drop_bounds": (0.0, 0.0), "method": "the original itself"}
+    )
 
 
 def _footprint(folder: Path, job: MeasureJob) -> dict[str, Any]:

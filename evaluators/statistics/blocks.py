@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluators.outcome import Interval
-from evaluators.statistics.dependence import Blocks, dependence, prudent_calls, smooth_drift
+from evaluators.statistics.dependence import DRIFT_WAVES, Blocks, dependence, prudent_calls, smooth_drift
 from evaluators.statistics.quantiles import CONFIDENCE
 from evaluators.statistics.rounds import compare_rounds
 
 PAIRED_DRIFT_SHARE = 0.5
 """A drift that a model's blocks show less clearly than this shifts a ratio by less than a fifth of its error."""
+
+PAIRS_PER_WAVE = 5
+"""A curve with more freedom would follow the noise of the pairs and make them look steadier than they are."""
 
 
 def block_interval(
@@ -94,7 +97,8 @@ def ratio_interval(
         raise ValueError("no pairs to compare: time the reference after a block of the candidate")
     levels = np.log([[float(np.median(block)) for block in pair] for pair in pairs])
     times = (np.arange(levels.size) + 0.5).reshape(levels.shape) / levels.size
-    drift = smooth_drift(times.ravel(), (levels - np.median(levels, axis=0)).ravel(), PAIRED_DRIFT_SHARE)
+    waves = min(DRIFT_WAVES, len(pairs) // PAIRS_PER_WAVE)
+    drift = smooth_drift(times.ravel(), (levels - np.median(levels, axis=0)).ravel(), PAIRED_DRIFT_SHARE, waves)
     if drift is not None:
         levels = levels - drift(times.ravel()).reshape(levels.shape)
     return compare_rounds(levels[:, 1] - levels[:, 0], confidence)

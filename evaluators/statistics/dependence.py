@@ -132,7 +132,8 @@ def _drift(blocks: Blocks) -> tuple[np.ndarray | None, int]:
     sizes = np.array([len(block) for block in blocks])
     medians = np.array([float(np.median(block)) for block in blocks])
     calls = int(sizes.sum())
-    found = smooth_drift((np.cumsum(sizes) - sizes / 2) / calls, np.log(medians), DRIFT_SHARE)
+    waves = min(DRIFT_WAVES, len(blocks) // 2 - 2)
+    found = smooth_drift((np.cumsum(sizes) - sizes / 2) / calls, np.log(medians), DRIFT_SHARE, waves)
     return (None, 0) if found is None else (found((np.arange(calls) + 0.5) / calls), found.degree)
 
 
@@ -151,14 +152,15 @@ class SmoothDrift:
         return np.asarray(_smooth_shapes(times, self.degree) @ self.weights)
 
 
-def smooth_drift(times: np.ndarray, levels: np.ndarray, share: float) -> SmoothDrift | None:
-    """Fit a smooth curve to levels at times in 0..1; None if it explains less than ``share`` of their variance.
+def smooth_drift(times: np.ndarray, levels: np.ndarray, share: float, waves: int) -> SmoothDrift | None:
+    """Fit a parabola and so many slow cosines to levels at times in 0..1; None if there is no clear drift.
 
-    Both variances are those per degree of freedom, so that few levels are not explained by the curve's freedom alone.
+    Clear is what explains ``share`` of the variance of the levels; variances are those per degree of freedom, so that
+    few levels are not explained by the curve's freedom alone.
     """
     if len(levels) < LEAST_DRIFT_BLOCKS:
         return None
-    shapes = _smooth_shapes(times, 2 + min(DRIFT_WAVES, len(levels) // 2 - 2))
+    shapes = _smooth_shapes(times, 2 + waves)
     weights = np.linalg.lstsq(shapes, levels, rcond=None)[0]
     left = float(((levels - shapes @ weights) ** 2).sum()) / (len(levels) - len(weights))
     total = float(levels.var(ddof=1))

@@ -11,7 +11,13 @@ import numpy as np
 
 from evaluators.jobs import Protocol
 from evaluators.outcome import Interval, LatencyEvidence, Ratio
-from evaluators.statistics import block_interval, percentile, ratio_interval, samples_needed
+from evaluators.statistics import (
+    block_interval,
+    percentile,
+    ratio_interval,
+    samples_needed,
+    supports_upper_bound,
+)
 from evaluators.timing.blocks import Block, Clock, Timed, WarmUp
 from evaluators.timing.stand import StandDiedError
 
@@ -121,8 +127,9 @@ def _certain(trace: Trace, protocol: Protocol, budget_ms: float | None) -> bool:
     """Whether the bounds lie on one side of the budget; without a budget, whether they are close together."""
     if not trace.blocks:
         return False
-    low, high = bounds_of([block.seconds for block in trace.blocks], protocol)
-    supported = trace.samples >= samples_needed(QUANTILES[protocol.percentile], look_confidence(protocol))
+    blocks = [block.seconds for block in trace.blocks]
+    low, high = bounds_of(blocks, protocol)
+    supported = supports_upper_bound(blocks, QUANTILES[protocol.percentile], look_confidence(protocol))
     if budget_ms is None:
         return supported and high - low <= CLOSE * low
     return low > budget_ms or (supported and high <= budget_ms)
@@ -154,9 +161,10 @@ def summarize(
     return LatencyEvidence(
         percentile=protocol.percentile, p50=float(np.median(samples_ms)), p90=found["p90"], p95=found["p95"],
         p99=found["p99"], mean=float(samples_ms.mean()), ci95=(low * 1e3, high * 1e3),
-        bounds=bounds_of(blocks, protocol), samples=len(samples_ms), warmup_calls=warm.calls, settled=warm.settled,
-        processes=processes, polluted=len(trace.polluted), clean=clean, seconds=seconds, decided_early=early,
-        speedup=speedup, load_seconds=load_seconds,
+        bounds=bounds_of(blocks, protocol), bounded=supports_upper_bound(blocks, quantile, look_confidence(protocol)),
+        samples=len(samples_ms), warmup_calls=warm.calls, settled=warm.settled, processes=processes,
+        polluted=len(trace.polluted), clean=clean, seconds=seconds, decided_early=early, speedup=speedup,
+        load_seconds=load_seconds,
     )  # fmt: skip
 
 
