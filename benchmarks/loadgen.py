@@ -140,8 +140,9 @@ def loadgen_p90_ms(run: Run, prepared: Sequence[Any], seconds: float) -> float:
     responses, complete = [response], lg.QuerySamplesComplete
 
     def issue(ids: Sequence[int], indices: Sequence[int]) -> None:
-        for response.id, index in zip(ids, indices, strict=True):
+        for query, index in zip(ids, indices, strict=True):
             run(prepared[index])
+            response.id = query
             complete(responses)
 
     def ignore(*_: Any) -> None:

@@ -83,7 +83,7 @@ class LatencyEvidence(Frozen):
     Attributes:
         ci95: 95 % interval of the percentile named ``percentile``.
         bounds: one-sided bounds of the same, each at the confidence of the search; verdicts are drawn from them.
-        bounded: whether the upper one is a bound, and not the largest of too few calls standing in for it.
+        bounded: whether there were calls enough for the upper one; else the largest call stands in, and nothing passes.
         samples: calls that count; ``warmup_calls`` came before them, and ``settled`` says whether the warm-up ended
             because calls took equally long, and not because its time was up.
         processes: fresh processes that the samples come from.

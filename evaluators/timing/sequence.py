@@ -28,6 +28,8 @@ REFERENCE_SHARE = 0.4
 LEAST_PAIRS = 3
 CLOSE = 0.1
 """Without a budget, timing ends where the bounds are this close to each other, relative to the lower one."""
+CAUTION = 2.0
+"""How many times the largest call a limit must be where calls are too dependent for a bound from their order."""
 
 
 @dataclass
@@ -127,19 +129,25 @@ def _certain(trace: Trace, protocol: Protocol, budget_ms: float | None) -> bool:
     """Whether the bounds lie on one side of the budget; without a budget, whether they are close together."""
     if not trace.blocks:
         return False
-    blocks = [block.seconds for block in trace.blocks]
-    low, high = bounds_of(blocks, protocol)
-    supported = supports_upper_bound(blocks, QUANTILES[protocol.percentile], look_confidence(protocol))
+    (low, high), bounded = bounds_of([block.seconds for block in trace.blocks], protocol)
     if budget_ms is None:
-        return supported and high - low <= CLOSE * low
-    return low > budget_ms or (supported and high <= budget_ms)
+        return bounded and high - low <= CLOSE * low
+    return low > budget_ms or (bounded and high <= budget_ms)
 
 
-def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> Interval:
-    """Return one-sided bounds in ms, each at the confidence of the search over all looks together (Bonferroni)."""
-    quantile = QUANTILES[protocol.percentile]
-    low, high = block_interval(blocks, quantile, look_confidence(protocol), one_sided=True)
-    return low * 1e3, high * 1e3
+def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> tuple[Interval, bool]:
+    """Return one-sided bounds in ms, each at the confidence of the search over all looks together (Bonferroni).
+
+    Also whether the upper one counts. Where calls depend on each other so much that no order statistic is a bound,
+    ``CAUTION`` times the largest call stands in, if there would be calls enough were they independent.
+    """
+    quantile, confidence = QUANTILES[protocol.percentile], look_confidence(protocol)
+    low, high = block_interval(blocks, quantile, confidence, one_sided=True)
+    if supports_upper_bound(blocks, quantile, confidence):
+        return (low * 1e3, high * 1e3), True
+    enough = sum(len(block) for block in blocks) >= samples_needed(quantile, confidence)
+    largest = max(float(block.max()) for block in blocks if len(block))
+    return (low * 1e3, (CAUTION if enough else 1.0) * largest * 1e3), enough
 
 
 def summarize(
@@ -153,6 +161,7 @@ def summarize(
     blocks = [block.seconds for block in (trace.blocks if clean else [*trace.blocks, *trace.polluted])]
     samples_ms = np.concatenate(blocks) * 1e3
     low, high = block_interval(blocks, quantile)
+    bounds, bounded = bounds_of(blocks, protocol)
     speedup = None
     if len(trace.pairs) >= LEAST_PAIRS:
         value, interval = ratio_interval([(ours.seconds, theirs.seconds) for ours, theirs in trace.pairs])
@@ -161,7 +170,7 @@ def summarize(
     return LatencyEvidence(
         percentile=protocol.percentile, p50=float(np.median(samples_ms)), p90=found["p90"], p95=found["p95"],
         p99=found["p99"], mean=float(samples_ms.mean()), ci95=(low * 1e3, high * 1e3),
-        bounds=bounds_of(blocks, protocol), bounded=supports_upper_bound(blocks, quantile, look_confidence(protocol)),
+        bounds=bounds, bounded=bounded,
         samples=len(samples_ms), warmup_calls=warm.calls, settled=warm.settled, processes=processes,
         polluted=len(trace.polluted), clean=clean, seconds=seconds, decided_early=early, speedup=speedup,
         load_seconds=load_seconds,

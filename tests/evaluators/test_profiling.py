@@ -71,7 +71,6 @@ def _first_of_validation() -> Subset:
         ({"validation": _narrow}, "cannot take a batch of its own validation data"),
         ({"calibration": tiny.workload.test}, "of calibration are in test"),
         ({"validation": tiny.workload.calibration}, "of calibration are in validation"),
-        ({"train": tiny.workload.calibration}, "of calibration are in train"),
         ({"train": lambda: ConcatDataset([_noise(), _first_of_validation()])}, "train[1000] = validation[0]"),
         ({"metric": lambda outputs, labels: (outputs.argmax(1) == labels).float().mean()}, "one score per example"),
         ({"metric": lambda outputs, labels: outputs}, "one score per example"),

@@ -13,7 +13,7 @@ from evaluators.jobs import Protocol
 from evaluators.timing.blocks import Block, LocalCalls, WarmUp
 from evaluators.timing.comparison import BLOCKS, compare
 from evaluators.timing.contention import Usage, usage, waited_share
-from evaluators.timing.sequence import Trace, summarize, time_bundle
+from evaluators.timing.sequence import Trace, bounds_of, summarize, time_bundle
 from evaluators.timing.stand import Stand, StandDiedError, StandRequest
 from tests.conftest import TINY
 
@@ -158,6 +158,16 @@ def test_percentiles_that_the_samples_cannot_support_are_left_out() -> None:
     assert evidence.p50 == pytest.approx(1.5)
     assert evidence.p99 is None
     assert evidence.value == evidence.ci95[1] == pytest.approx(2.0)
+
+
+def test_where_calls_depend_on_each_other_a_far_limit_is_met_and_a_near_one_undecided() -> None:
+    random = np.random.default_rng(0)
+    spells = [0.001 * (1.4 if block == 7 else 1.0) * np.exp(0.01 * random.standard_normal(20)) for block in range(10)]
+    (_, high), bounded = bounds_of(spells, Protocol())
+    assert bounded
+    assert high == pytest.approx(2e3 * max(block.max() for block in spells)), "twice the largest call"
+    (_, high), bounded = bounds_of([np.array([0.001, 0.0014])], Protocol())
+    assert not bounded, "two calls bound no p95"
 
 
 def test_a_comparison_cancels_drift_and_keeps_the_order_of_its_bundles() -> None:
