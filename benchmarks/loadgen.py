@@ -242,7 +242,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--backend", choices=BACKENDS, action="append", help="may be given again; default all")
     parser.add_argument("--rounds", type=int, default=2, help="pairs of fresh processes for each bundle")
-    parser.add_argument("--slices", type=int, default=10, help="pairs of slices in each round")
+    parser.add_argument("--slices", type=int, default=6, help="pairs of slices in each round")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a slice")
     parser.add_argument("--home", type=Path, help="keep bundles here; otherwise they are built anew and dropped")
     parser.add_argument("--record", action="store_true", help="append the report to RESULTS.md")
