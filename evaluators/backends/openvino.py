@@ -17,6 +17,8 @@ from evaluators.source import SourceModel
 
 MODEL = "model.xml"
 _DEVICE = "CPU"
+_NO_INPUTS: dict[int, Any] = {}
+"""The inputs of a call whose tensors have been set."""
 
 
 class OpenVino(Backend):
@@ -95,9 +97,12 @@ class OpenVinoRunner:
         return [openvino.Tensor(array, shared_memory=True) for array in arrays]
 
     def run(self, prepared: list[Any]) -> Any:
-        for index, tensor in enumerate(prepared):
-            self._set_input(index, tensor)
-        return self._infer({}, share_outputs=True, decode_strings=False)
+        if len(prepared) == 1:
+            self._set_input(prepared[0])
+        else:
+            for index, tensor in enumerate(prepared):
+                self._set_input(index, tensor)
+        return self._infer(_NO_INPUTS, True, False)  # share_outputs, decode_strings
 
     def outputs(self, raw: Any) -> list[np.ndarray]:
         arrays = list(raw.values())
