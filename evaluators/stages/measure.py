@@ -130,9 +130,10 @@ def _latency(
 def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
     """Start the process of the original model at the candidate's batch size and threads, unless it is the candidate.
 
-    It forks here, before any runtime has started threads, and loads when it is first timed.
+    It forks here, before any runtime has started threads, and loads when it is first timed. With several threads there
+    is none: two processes that take turns on the same cores slow each other there.
     """
-    if candidate.is_original:
+    if candidate.is_original or candidate.runtime.threads > 1:
         yield None
         return
     request = StandRequest(

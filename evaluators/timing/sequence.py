@@ -28,8 +28,8 @@ REFERENCE_SHARE = 0.4
 LEAST_PAIRS = 3
 CLOSE = 0.1
 """Without a budget, timing ends where the bounds are this close to each other, relative to the lower one."""
-CAUTION = 2.0
-"""How many times the largest call a limit must be where calls are too dependent for a bound from their order."""
+BATCHES = 8
+"""Batches of consecutive calls that stand in for independent calls where those depend on each other."""
 
 
 @dataclass
@@ -138,16 +138,32 @@ def _certain(trace: Trace, protocol: Protocol, budget_ms: float | None) -> bool:
 def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> tuple[Interval, bool]:
     """Return one-sided bounds in ms, each at the confidence of the search over all looks together (Bonferroni).
 
-    Also whether the upper one counts. Where calls depend on each other so much that no order statistic is a bound,
-    ``CAUTION`` times the largest call stands in, if there would be calls enough were they independent.
+    Also whether the upper one counts: whether there were calls enough for it. Where calls depend on each other so much
+    that no order statistic is a bound, it comes from batches of consecutive calls (``batch_bound``).
     """
     quantile, confidence = QUANTILES[protocol.percentile], look_confidence(protocol)
     low, high = block_interval(blocks, quantile, confidence, one_sided=True)
     if supports_upper_bound(blocks, quantile, confidence):
         return (low * 1e3, high * 1e3), True
-    enough = sum(len(block) for block in blocks) >= samples_needed(quantile, confidence)
-    largest = max(float(block.max()) for block in blocks if len(block))
-    return (low * 1e3, (CAUTION if enough else 1.0) * largest * 1e3), enough
+    enough = sum(len(block) for block in blocks) >= BATCHES / (1 - quantile)
+    if enough:
+        high = max(low, batch_bound(blocks, quantile, confidence))
+    return (low * 1e3, high * 1e3), enough
+
+
+def batch_bound(blocks: Sequence[np.ndarray], quantile: float, confidence: float) -> float:
+    """Return the upper bound of a quantile from those of batches: Student-t on their logarithms.
+
+    Blocks that are as few as the batches, such as the rounds of a comparison, are the batches. Source: nonoverlapping
+    batches for quantiles of dependent output, Seila, A batching approach to quantile estimation in regenerative
+    simulations, Management Science 28 (1982).
+    """
+    from scipy.stats import t
+
+    batches = blocks if 1 < len(blocks) <= BATCHES else np.array_split(np.concatenate(blocks), BATCHES)
+    logs = np.log([float(np.quantile(batch, quantile)) for batch in batches])
+    spread = float(logs.std(ddof=1)) / np.sqrt(len(logs))
+    return float(np.exp(logs.mean() + t.ppf(confidence, len(logs) - 1) * spread))
 
 
 def summarize(
