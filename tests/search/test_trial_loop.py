@@ -54,6 +54,22 @@ class Machine:
         return Outcome(kind="measured", evidence=evidence, verdicts=verdicts, bundle=f"bundles/{candidate.hash}")
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_an_evaluation_answers_a_later_search_only_where_it_was_clean(tmp_path: Path, clean: bool) -> None:
+    spec = a_spec()
+    candidate = Candidate(target="cpu", backend="eager")
+    evidence = _evidence(candidate, 0.5, 0.923, 100_000, 0.002)
+    assert evidence.latency is not None
+    evidence = evidence.model_copy(update={"latency": evidence.latency.model_copy(update={"clean": clean})})
+    verdicts = judge_all(spec.constraints, evidence)
+    earlier = Outcome(kind="measured", evidence=evidence, verdicts=verdicts, bundle=str(tmp_path))
+
+    loop = TrialLoop.__new__(TrialLoop)
+    loop._session = SimpleNamespace(spec=spec)  # type: ignore[assignment]
+
+    assert (loop._rejudged(earlier, gates=True) is not None) == clean
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("trials", "seconds"), [(60, 120.0), (60, 250.0), (22, math.inf), (40, math.inf)])
 def test_a_best_has_its_baseline_and_float_references_when_time_or_trials_run_out(
