@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import report
+from results import record
 
 if TYPE_CHECKING:
     from by_hand import Ready, Setting
@@ -290,12 +291,9 @@ def main() -> int:
         folder.mkdir()
         found = compare(arguments, arguments.home or Path(scratch) / "home", folder)
     text = report.markdown(found, SEARCH)
-    print(text)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2))
-    if arguments.record:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as results:
-            results.write(text if results.tell() else f"# Results of against_by_hand.py\n\n{text}")
+    record(text, keep=arguments.record)
     return 0 if found["verdict"]["holds"] else 1
 
 

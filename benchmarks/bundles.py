@@ -82,11 +82,3 @@ class Workshop:
                 raise SystemExit(f"{candidate.label()} was not built: {answer.outcome and answer.outcome.reason}")
             built.append(Built(candidate, profile, answer.prepared.bundle, self.home))
         return built
-
-
-def record(text: str, *, keep: bool) -> None:
-    """Print a section of results and, with ``keep``, append it to RESULTS.md."""
-    print(text)
-    if keep:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as results:
-            results.write(f"\n{text}")

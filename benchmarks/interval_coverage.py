@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from results import record
 from traces import Process, autocorrelated, bimodal, drifting, spiky
 
 from evaluators.statistics import block_interval, ratio_interval
@@ -115,10 +115,7 @@ def main() -> int:
         found = dict(zip(rows, shares, strict=True))
     verdict = all(holds(row) for (name, *_), row in found.items() if name in CASES)
     text = report(found, arguments, verdict=verdict)
-    print(text)
-    if arguments.record:
-        with (Path(__file__).resolve().parent / "RESULTS.md").open("a", encoding="utf-8") as results:
-            results.write(text)
+    record(text, keep=arguments.record)
     return 0 if verdict else 1
 
 

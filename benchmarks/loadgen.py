@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from agreement import Pair, Reading, Report, Row, line_of, p90_ms_of
+from results import record
 
 from evaluators.target import probe_target
 
@@ -115,10 +116,11 @@ def load(subject: Subject) -> tuple[Run, list[Any]]:
 def paretune_p90_ms(run: Run, prepared: Sequence[Any], seconds: float) -> float:
     """Time ``seconds`` of calls as a trial does."""
     from evaluators.jobs import Protocol
-    from evaluators.stages.latency import measure_latency
+    from evaluators.timing.blocks import LocalCalls
+    from evaluators.timing.sequence import time_bundle
 
     protocol = Protocol(percentile="p90", looks=(seconds,), pollution_seconds=seconds)
-    return measure_latency(run, prepared, protocol).value
+    return time_bundle(LocalCalls(run, prepared), None, protocol).value
 
 
 def loadgen_p90_ms(run: Run, prepared: Sequence[Any], seconds: float) -> float:
@@ -264,10 +266,7 @@ def main() -> int:
         command = " ".join(["python benchmarks/loadgen.py", *sys.argv[1:]])
         report = Report(rows, overhead_ms(given.seconds), given.rounds, given.seconds, command,
                         time.monotonic() - began, load_before)  # fmt: skip
-    print(report.markdown())
-    if given.record:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as results:
-            results.write(report.markdown())
+    record(report.markdown(), keep=given.record)
     return 0 if report.holds else 1
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import report
-from bundles import Built, Workshop, record
+from bundles import Built, Workshop
+from results import record
 
 from evaluators.jobs import Protocol
 from evaluators.statistics import compare_rounds, different

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import report
-from bundles import IMAGES, Workshop, record
+from bundles import IMAGES, Workshop
+from results import record
 
 import search
 from evaluators.jobs import MeasureJob, Protocol

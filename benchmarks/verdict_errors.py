@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from results import record
 from traces import Process, autocorrelated
 
 from evaluators.statistics import decide, least_calls
@@ -132,10 +132,7 @@ def main() -> int:
         found = dict(zip([*at_limit, *off_limit], [*errors, *power], strict=True))
     verdict = all(answer.passed <= 1 - CONFIDENCE for row, answer in found.items() if row.offset == 0)
     text = report(found, arguments, verdict=verdict)
-    print(text)
-    if arguments.record:
-        with (Path(__file__).resolve().parent / "RESULTS.md").open("a", encoding="utf-8") as results:
-            results.write(text)
+    record(text, keep=arguments.record)
     return 0 if verdict else 1
 
 

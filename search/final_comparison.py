@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluators.jobs import Comparison
-from evaluators.outcome import LatencyEvidence, Outcome, Ratio
+from evaluators.outcome import LatencyEvidence, Ratio
 from evaluators.statistics import compare_rounds
 from evaluators.verdicts import judge_all
 from search.finalists import distinct, finalists, references, setting_of
@@ -97,8 +97,5 @@ def _amend(session: Session, trial: TrialResult, latency: LatencyEvidence, speed
         update={"latency": latency, "throughput_per_s": trial.candidate.batch_size / (latency.mean / 1e3)}
     )
     verdicts = judge_all(session.spec.constraints, evidence)
-    session.ledger.amend(record.id, record.attempt, _with(record.outcome, evidence=evidence, verdicts=verdicts))
-
-
-def _with(outcome: Outcome, **changes: object) -> Outcome:
-    return outcome.model_copy(update=changes)
+    outcome = record.outcome.model_copy(update={"evidence": evidence, "verdicts": verdicts})
+    session.ledger.amend(record.id, record.attempt, outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from evaluators.timing.comparison import BLOCKS
 from search.front import objective_value, total_violation
 from search.result import TrialResult
 from search.spec import SearchSpec
@@ -16,7 +17,6 @@ NEAR = 1.2
 STARTING_S = 0.3
 WARM_UP_S = (0.2, 2.0)
 WARM_UP_CALLS = 20
-BLOCKS = 4
 
 
 def finalists(trials: Sequence[TrialResult], spec: SearchSpec) -> list[TrialResult]:

@@ -24,9 +24,10 @@ from evaluators.outcome import AccuracyEvidence, Evidence, LatencyEvidence, Outc
 from evaluators.registry import backend as find_backend
 from evaluators.stages.accuracy import score_bundle
 from evaluators.stages.clock import StageClock
-from evaluators.stages.latency import measure_latency
 from evaluators.stages.parity import check_float, compare
 from evaluators.stages.reference import example_file, parity_batches, reference_outputs
+from evaluators.timing.blocks import LocalCalls
+from evaluators.timing.sequence import time_bundle
 from evaluators.timing.stand import Stand, StandRequest, real_batches
 from evaluators.verdicts import judge_all
 from evaluators.workload import Workload, load_workload
@@ -123,7 +124,7 @@ def _latency(
     batches = [runner.prepare(as_arrays(inputs)) for inputs in real_batches(workload, candidate.batch_size)]
     budgets = [limit.limit for limit in job.constraints if limit.metric.startswith("latency_")]
     budget = budgets[0] if budgets and job.gates else None
-    return measure_latency(runner.run, batches, job.protocol, budget, load_seconds, reference=beside)
+    return time_bundle(LocalCalls(runner.run, batches), beside, job.protocol, budget, load_seconds)
 
 
 @contextmanager

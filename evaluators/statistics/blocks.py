@@ -18,6 +18,9 @@ PAIRED_DRIFT_SHARE = 0.5
 PAIRS_PER_WAVE = 5
 """A curve with more freedom would follow the noise of the pairs and make them look steadier than they are."""
 
+BATCHES = 8
+"""Batches of consecutive calls that stand in for independent calls where those depend on each other."""
+
 
 def block_interval(
     blocks: Blocks, quantile: float, confidence: float = CONFIDENCE, *, one_sided: bool = False
@@ -61,6 +64,21 @@ def supports_upper_bound(blocks: Blocks, quantile: float, confidence: float = CO
     """Return whether the one-sided upper bound of ``block_interval`` is one, and not the largest call standing in."""
     trace = [block for block in blocks if len(block)]
     return bool(trace) and quantile ** prudent_calls(trace, quantile, 1 - confidence) <= 1 - confidence
+
+
+def batch_bound(blocks: Blocks, quantile: float, confidence: float) -> float:
+    """Return the upper bound of a quantile from those of batches: Student-t on their logarithms.
+
+    Blocks that are as few as the batches, such as the rounds of a comparison, are the batches. Source: nonoverlapping
+    batches for quantiles of dependent output, Seila, A batching approach to quantile estimation in regenerative
+    simulations, Management Science 28 (1982).
+    """
+    from scipy.stats import t
+
+    batches = blocks if 1 < len(blocks) <= BATCHES else np.array_split(np.concatenate(blocks), BATCHES)
+    logs = np.log([float(np.quantile(batch, quantile)) for batch in batches])
+    spread = float(logs.std(ddof=1)) / np.sqrt(len(logs))
+    return float(np.exp(logs.mean() + t.ppf(confidence, len(logs) - 1) * spread))
 
 
 def _rank(share: float, quantile: float, worth: float, calls: int) -> float:

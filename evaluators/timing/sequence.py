@@ -12,6 +12,8 @@ import numpy as np
 from evaluators.jobs import Protocol
 from evaluators.outcome import Interval, LatencyEvidence, Ratio
 from evaluators.statistics import (
+    BATCHES,
+    batch_bound,
     block_interval,
     percentile,
     ratio_interval,
@@ -28,8 +30,6 @@ REFERENCE_SHARE = 0.4
 LEAST_PAIRS = 3
 CLOSE = 0.1
 """Without a budget, timing ends where the bounds are this close to each other, relative to the lower one."""
-BATCHES = 8
-"""Batches of consecutive calls that stand in for independent calls where those depend on each other."""
 
 
 @dataclass
@@ -151,21 +151,6 @@ def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> tuple[Interva
     return (low * 1e3, high * 1e3), enough
 
 
-def batch_bound(blocks: Sequence[np.ndarray], quantile: float, confidence: float) -> float:
-    """Return the upper bound of a quantile from those of batches: Student-t on their logarithms.
-
-    Blocks that are as few as the batches, such as the rounds of a comparison, are the batches. Source: nonoverlapping
-    batches for quantiles of dependent output, Seila, A batching approach to quantile estimation in regenerative
-    simulations, Management Science 28 (1982).
-    """
-    from scipy.stats import t
-
-    batches = blocks if 1 < len(blocks) <= BATCHES else np.array_split(np.concatenate(blocks), BATCHES)
-    logs = np.log([float(np.quantile(batch, quantile)) for batch in batches])
-    spread = float(logs.std(ddof=1)) / np.sqrt(len(logs))
-    return float(np.exp(logs.mean() + t.ppf(confidence, len(logs) - 1) * spread))
-
-
 def summarize(
     trace: Trace, protocol: Protocol, warm: WarmUp, seconds: float, *, early: bool = False, load_seconds: float = 0.0,
     processes: int = 1,
@@ -186,8 +171,8 @@ def summarize(
     return LatencyEvidence(
         percentile=protocol.percentile, p50=float(np.median(samples_ms)), p90=found["p90"], p95=found["p95"],
         p99=found["p99"], mean=float(samples_ms.mean()), ci95=(low * 1e3, high * 1e3),
-        bounds=bounds, bounded=bounded,
-        samples=len(samples_ms), warmup_calls=warm.calls, settled=warm.settled, processes=processes,
+        bounds=bounds, bounded=bounded, samples=len(samples_ms), warmup_calls=warm.calls, settled=warm.settled,
+        processes=processes,
         polluted=len(trace.polluted), clean=clean, seconds=seconds, decided_early=early, speedup=speedup,
         load_seconds=load_seconds,
     )  # fmt: skip
