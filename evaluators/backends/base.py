@@ -41,6 +41,7 @@ class Backend(ABC):
 
     Attributes:
         name: the word used in candidates.
+        devices: torch's words for the devices of the targets that it serves: ``cpu``, ``cuda``, ``mps``.
         requires: distributions that must be installed.
         extra: the extra of ``pip install 'paretune[extra]'`` that brings them.
         options: runtime options besides ``threads``, each a dimension of the space; applied by ``load``.
@@ -50,6 +51,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     options: ClassVar[tuple[Parameter, ...]] = ()
@@ -62,6 +64,8 @@ class Backend(ABC):
 
         Reads installed metadata only: imports nothing heavy.
         """
+        if target.device not in self.devices:
+            return f"{self.name} serves {', '.join(self.devices)}, and {target.name} is {target.device}"
         for distribution in self.requires:
             try:
                 metadata.version(distribution)
