@@ -54,6 +54,7 @@ def open_file(folder: Path, name: str) -> io.BufferedReader:
         IntegrityError: it is no plain file with one name, or cannot be read.
     """
     try:
+        _refuse_kind(name, os.lstat(folder / name))
         descriptor = os.open(
             folder / name, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         )
