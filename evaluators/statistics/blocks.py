@@ -18,6 +18,7 @@ PAIRED_DRIFT_SHARE = 0.5
 PAIRS_PER_WAVE = 5
 """A curve with more freedom would follow the noise of the pairs and make them look steadier than they are."""
 
+DEPENDENT_TAIL = 0.005
 BATCHES = 8
 """Batches of consecutive calls that stand in for independent calls where those depend on each other."""
 
@@ -32,7 +33,10 @@ def block_interval(
     trace is worth (``dependence``): slow spells, regimes and spikes in clusters widen it. A smooth drift of the whole
     trace does not: its quantile is that of all its calls together.
 
-    Where there are too few calls for an upper order statistic, the largest stands in, and the interval ends too low.
+    Where calls depend on each other so much that no order statistic is a bound at 99.5 %, the upper end comes from
+    batches of consecutive calls (``batch_bound``) where that is lower; where there are too few calls for an upper order
+    statistic and for batches, the largest stands in, and the interval ends too low. A one-sided bound from batches may
+    lie above every call.
 
     Args:
         blocks: consecutive calls of each block, in any unit; shapes (N,), unequal lengths allowed.
@@ -57,13 +61,26 @@ def block_interval(
     if one_sided:
         low, high = math.floor(low), math.ceil(high)
     places = np.arange(1, len(samples) + 1)
-    return float(np.interp(low, places, samples)), float(np.interp(high, places, samples))
+    lower, upper = float(np.interp(low, places, samples)), float(np.interp(high, places, samples))
+    beyond_all = quantile ** max(worth, 1.0)
+    if beyond_all > DEPENDENT_TAIL and _enough_for_batches(len(samples), quantile):
+        batched = max(lower, batch_bound(blocks, quantile, 1 - tail))
+        upper = batched if one_sided and beyond_all > tail else min(upper, batched)
+    return lower, upper
 
 
 def supports_upper_bound(blocks: Blocks, quantile: float, confidence: float = CONFIDENCE) -> bool:
     """Return whether the one-sided upper bound of ``block_interval`` is one, and not the largest call standing in."""
     trace = [block for block in blocks if len(block)]
-    return bool(trace) and quantile ** prudent_calls(trace, quantile, 1 - confidence) <= 1 - confidence
+    if not trace:
+        return False
+    if quantile ** prudent_calls(trace, quantile, 1 - confidence) <= 1 - confidence:
+        return True
+    return _enough_for_batches(sum(len(block) for block in trace), quantile)
+
+
+def _enough_for_batches(calls: int, quantile: float) -> bool:
+    return calls >= BATCHES / (1 - quantile)
 
 
 def batch_bound(blocks: Blocks, quantile: float, confidence: float) -> float:

@@ -28,6 +28,7 @@ from evaluators.timing.blocks import Block, LocalCalls, WarmUp
 from evaluators.workload import Workload, load_workload
 
 LATENCY_BATCHES = 16
+_END = "end"
 
 
 class StandDiedError(Exception):
@@ -117,7 +118,9 @@ class Stand:
         return block
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. It is told so: stands that were started later hold a copy of this end of its pipe."""
+        with suppress(OSError):
+            self._link.send(_END)
         self._link.close()
         if self._pid is not None:
             with suppress(ChildProcessError):
@@ -147,12 +150,14 @@ class Stand:
 
 
 def serve(link: Connection, loader: Loader = load) -> None:
-    """Answer commands until the other side closes: None to warm up, a number of seconds to time a block."""
+    """Answer commands until the end: None to warm up, a number of seconds to time a block."""
     try:
         request: StandRequest = link.recv()
         calls: LocalCalls | None = None
         while True:
             command = link.recv()
+            if command == _END:
+                return
             calls = calls or loader(request)
             link.send(calls.warm_up() if command is None else calls.block(command))
     except (EOFError, ConnectionError):
