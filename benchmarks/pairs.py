@@ -159,7 +159,8 @@ def conclude(same: list[Result], slower: list[Result], given: argparse.Namespace
         f"- A/A: the p50 of {close} of {count} pairs differ by at most {WITHIN:.0%} (asked: {ASKED:.0%} of them); "
         f"{false} said to be different (asked: at most {1 - ASKED:.0%}).",
         f"- A/B: the slowdown was found in {found} of {count} (asked: at least {ASKED:.0%}).",
-        f"- {statistics.mean(r.seconds for r in same):.1f} s for each three-way comparison of {Protocol().rounds} to {Protocol().most_rounds} rounds.",
+        f"- {statistics.mean(r.seconds for r in same):.1f} s for each three-way comparison of {Protocol().rounds} to "
+        f"{Protocol().most_rounds} rounds.",
         f"- **{'Holds' if holds else 'Does not hold'}.**", "",
     ])  # fmt: skip
     record(text, keep=given.record)
