@@ -18,7 +18,6 @@ PAIRED_DRIFT_SHARE = 0.5
 PAIRS_PER_WAVE = 5
 """A curve with more freedom would follow the noise of the pairs and make them look steadier than they are."""
 
-DEPENDENT_TAIL = 0.005
 BATCHES = 8
 """Batches of consecutive calls that stand in for independent calls where those depend on each other."""
 
@@ -33,10 +32,9 @@ def block_interval(
     trace is worth (``dependence``): slow spells, regimes and spikes in clusters widen it. A smooth drift of the whole
     trace does not: its quantile is that of all its calls together.
 
-    Where calls depend on each other so much that no order statistic is a bound at 99.5 %, the upper end comes from
-    batches of consecutive calls (``batch_bound``) where that is lower; where there are too few calls for an upper order
-    statistic and for batches, the largest stands in, and the interval ends too low. A one-sided bound from batches may
-    lie above every call.
+    Where there are too few calls for an upper order statistic, the largest stands in, and the interval ends too low.
+    A one-sided bound comes from batches of consecutive calls then (``batch_bound``), if there are enough for those; it
+    may lie above every call.
 
     Args:
         blocks: consecutive calls of each block, in any unit; shapes (N,), unequal lengths allowed.
@@ -62,10 +60,8 @@ def block_interval(
         low, high = math.floor(low), math.ceil(high)
     places = np.arange(1, len(samples) + 1)
     lower, upper = float(np.interp(low, places, samples)), float(np.interp(high, places, samples))
-    beyond_all = quantile ** max(worth, 1.0)
-    if beyond_all > DEPENDENT_TAIL and _enough_for_batches(len(samples), quantile):
-        batched = max(lower, batch_bound(blocks, quantile, 1 - tail))
-        upper = batched if one_sided and beyond_all > tail else min(upper, batched)
+    if one_sided and quantile ** max(worth, 1.0) > tail and _enough_for_batches(len(samples), quantile):
+        upper = max(lower, batch_bound(blocks, quantile, confidence))
     return lower, upper
 
 
@@ -84,18 +80,20 @@ def _enough_for_batches(calls: int, quantile: float) -> bool:
 
 
 def batch_bound(blocks: Blocks, quantile: float, confidence: float) -> float:
-    """Return the upper bound of a quantile from those of batches: Student-t on their logarithms.
+    """Return the upper bound of a quantile whose uncertainty is that of batches: Student-t on their logarithms.
 
+    It lies above the quantile of all calls together: under a drift, the mean of the batches' quantiles is below it.
     Blocks that are as few as the batches, such as the rounds of a comparison, are the batches. Source: nonoverlapping
     batches for quantiles of dependent output, Seila, A batching approach to quantile estimation in regenerative
     simulations, Management Science 28 (1982).
     """
     from scipy.stats import t
 
-    batches = blocks if 1 < len(blocks) <= BATCHES else np.array_split(np.concatenate(blocks), BATCHES)
+    every = np.concatenate(blocks)
+    batches = blocks if 1 < len(blocks) <= BATCHES else np.array_split(every, BATCHES)
     logs = np.log([float(np.quantile(batch, quantile)) for batch in batches])
     spread = float(logs.std(ddof=1)) / np.sqrt(len(logs))
-    return float(np.exp(logs.mean() + t.ppf(confidence, len(logs) - 1) * spread))
+    return float(np.quantile(every, quantile) * np.exp(t.ppf(confidence, len(logs) - 1) * spread))
 
 
 def _rank(share: float, quantile: float, worth: float, calls: int) -> float:
