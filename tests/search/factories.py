@@ -219,7 +219,9 @@ def a_result(
         finals=None,
         cancel_requested=False,
     )
-    return search_result(record, spec, trials, TARGET, Path(home), interrupted=interrupted, notes=notes, finals=finals)
+    return search_result(
+        record, spec, trials, (TARGET,), Path(home), interrupted=interrupted, notes=notes, finals=finals
+    )
 
 
 def _evidence(

@@ -30,7 +30,7 @@ from tests.search.factories import a_profile, a_result, a_search, a_spec, a_targ
 
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
-    "reproduce", "ui",
+    "reproduce", "ui", "worker",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
@@ -176,7 +176,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> None:
     given = (
         "search model.py:workload --latency-budget 5ms --max-accuracy-drop 0.02 --min-accuracy 0.9 --max-size 1MB "
-        "--target a --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 --objective latency "
+        "--target cpu-arm64=0.12 --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 --objective latency "
         "--percentile p99 --confidence 99% "
         "--trials 7 --timeout 10m --trial-timeout 1m --memory-limit 4GB --seed 3 --name night --json"
     )
@@ -186,7 +186,7 @@ def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> 
     assert (called, home) == ("run_spec", tmp_path / ".paretune")
     assert spec == SearchSpec(
         workload=WORKLOAD, latency_budget_ms=5, max_accuracy_drop=0.02, min_accuracy=0.9, max_size_bytes=10**6,
-        target=("a",), backend=("eager", "onnxruntime", "openvino"), batch_size=(1, 8), threads=2,
+        target=("cpu-arm64=0.12",), backend=("eager", "onnxruntime", "openvino"), batch_size=(1, 8), threads=2,
         objective="latency", percentile="p99", confidence=0.99, trials=7, timeout_s=600, trial_timeout_s=60,
         memory_limit_bytes=4 * 10**9, seed=3, name="night",
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from evaluators.candidate import Candidate
+from evaluators.joint_space import JointSpace
 from evaluators.outcome import Outcome
 from evaluators.space import derive_space
 from evaluators.target import probe_target
@@ -81,8 +82,10 @@ def test_a_best_has_its_baseline_and_float_references_when_time_or_trials_run_ou
     machine = Machine(ledger, spec, seed)
     monkeypatch.setattr(trial_loop, "time", machine)
     space = derive_space(a_profile(), probe_target())
+    joint = JointSpace({space.target.name: space})
     session = Session(
-        record=record, spec=spec, space=space, settings=SimpleNamespace(profile=a_profile()), ledger=ledger,
+        record=record, spec=spec, space=joint, settings=SimpleNamespace(profile=a_profile(), on=lambda target: None),
+        ledger=ledger,
         supervisor=machine, projection=SimpleNamespace(deliver=lambda *_: None), progress=Silent(),
         stop=Cancellation(), seconds_left=lambda: seconds - machine.now, account=lambda: None, note=lambda _: None,
     )  # type: ignore[arg-type]  # fmt: skip
