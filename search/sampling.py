@@ -77,7 +77,7 @@ class Sampler:
     def unseen(self, known: Collection[str], targets: Sequence[str]) -> Candidate | None:
         """Return a random candidate of these targets that is not in ``known``, or None if there is none."""
         for _ in range(RANDOM_TRIES):
-            space = self._space.of(self._random.choice(targets))
+            space = self._space.of(targets[0] if len(targets) == 1 else self._random.choice(targets))
             candidate = space.walk(lambda _, parameter: self._random.choice(parameter.values))
             if candidate.hash not in known:
                 return candidate

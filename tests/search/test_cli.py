@@ -176,8 +176,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> None:
     given = (
         "search model.py:workload --latency-budget 5ms --max-accuracy-drop 0.02 --min-accuracy 0.9 --max-size 1MB "
-        "--target cpu-arm64=0.12 --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 --objective latency "
-        "--percentile p99 --confidence 99% "
+        "--target cpu-arm64=0.12 --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 "
+        "--objective latency --percentile p99 --confidence 99% "
         "--trials 7 --timeout 10m --trial-timeout 1m --memory-limit 4GB --seed 3 --name night --json"
     )
     run(*shlex.split(given))
@@ -330,7 +330,7 @@ def test_debug_shows_the_traceback(run: Run, api: FakeApi, monkeypatch: pytest.M
         ("search model.py:w --trials -3", "trials: must be greater than or equal to 1 (got -3)"),
         ("search model.py:w --trials many", "'--trials'"),
         ("search model.py:w --timeout -1s", "timeout: '-1s' is not a duration"),
-        ("search model.py:w --objective speed", "must be 'latency', 'throughput' or 'size' (got 'speed')"),
+        ("search model.py:w --objective speed", "must be 'latency', 'throughput', 'size' or 'cost' (got 'speed')"),
         ("search model.py:w --percentile p80", "must be 'p50', 'p90', 'p95' or 'p99'"),
         ("search model.py:w --batch-size 1,0", "batch size 0 must lie between"),
         ("search model.py:w --batch-size 1,,2", "--batch-size '1,,2' has an empty part"),

@@ -124,7 +124,7 @@ def test_a_spec_survives_its_own_json(budget: str | float) -> None:
         ({"memory_limit": "0.4"}, "memory_limit: '0.4' is not a size"),
         ({"max_accuracy_drop": 2}, "max_accuracy_drop: must be less than or equal to 1 (got 2)"),
         ({"min_accuracy": math.inf}, "min_accuracy: must be a finite number"),
-        ({"objective": "speed"}, "must be 'latency', 'throughput' or 'size' (got 'speed')"),
+        ({"objective": "speed"}, "must be 'latency', 'throughput', 'size' or 'cost' (got 'speed')"),
         ({"confidence": "sure"}, "confidence: 'sure' is not a share such as 0.95 or 95%"),
         ({"confidence": "100%"}, "confidence: must be less than 1 (got 1.0)"),
         ({"confidence": 95}, "confidence: must be less than 1 (got 95)"),
