@@ -125,9 +125,9 @@ class Coordinator:
         while True:
             self._known = self._fleet.capabilities()
             missing = [target for target in self._targets if target not in self._known]
+            self._fleet.report(missing, self._remind)
             if not missing or self._stop.is_set or self.seconds_left <= 0:
                 return not missing
-            self._fleet.report(missing, self._remind)
             wait_for((self._stop,), WATCH_SECONDS)
 
     @property
