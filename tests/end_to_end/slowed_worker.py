@@ -1,7 +1,8 @@
 """A worker for tests: this machine under the name of another target, and as many times slower as told.
 
 ``python -m tests.end_to_end.slowed_worker HOME TARGET TIMES_SLOWER``. It is the product's own ``Worker``, with the
-product's own jobs; only the probe of the processor and ``Runner.run`` of every backend are wrapped, in the job's process.
+product's own jobs; only the probe of the processor and ``Runner.run`` of every backend are wrapped, in the processes
+of the jobs.
 """
 
 from __future__ import annotations
