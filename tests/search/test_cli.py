@@ -504,7 +504,7 @@ def test_doctor_shows_every_target_and_what_could_not_be_asked(run: Run, api: Fa
     gpu = a_target().model_copy(update={"name": "cuda-sm89", "features": ("fp8",), "accelerator": board})
     eager = BackendReport(name="eager", usable=True, reason=None, versions={"torch": "2.13.0"}, schemes=("fp32",))
     reports = tuple(
-        TargetReport(target=target, fingerprint=target.fingerprint, devices=devices, default=not devices[0] == "cuda:0",
+        TargetReport(target=target, fingerprint=target.fingerprint, devices=devices, default=devices[0] != "cuda:0",
                      backends=(eager,))
         for target, devices in ((a_target(), ("cpu",)), (gpu, ("cuda:0",)))
     )  # fmt: skip
