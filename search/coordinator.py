@@ -74,6 +74,7 @@ class Coordinator:
                 return self._conclude(projection)
 
     def _search(self, sandbox: Sandbox, projection: Projection) -> None:
+        self._unknown_targets()
         profile = self._profile(sandbox)
         if profile is None or not self._know_targets():
             return
@@ -122,13 +123,18 @@ class Coordinator:
 
     def _know_targets(self) -> bool:
         """Wait until somebody has told what every target is; False where the time was up before that."""
-        while True:
-            self._known = self._fleet.capabilities()
-            missing = [target for target in self._targets if target not in self._known]
-            self._fleet.report(missing, self._remind)
-            if not missing or self._stop.is_set or self.seconds_left <= 0:
-                return not missing
+        while unknown := self._unknown_targets():
+            if self._stop.is_set or self.seconds_left <= 0:
+                break
             wait_for((self._stop,), WATCH_SECONDS)
+        return not unknown
+
+    def _unknown_targets(self) -> list[str]:
+        """Return the targets of which nobody has told anything yet, and say that their workers are waited for."""
+        self._known = self._fleet.capabilities()
+        unknown = [target for target in self._targets if target not in self._known]
+        self._fleet.report(unknown, self._remind)
+        return unknown
 
     @property
     def _found_targets(self) -> tuple[Target, ...]:
