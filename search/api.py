@@ -14,6 +14,7 @@ from evaluators.joint_space import JointSpace, derive_joint_space
 from evaluators.parameters import Number
 from evaluators.profile import Problem, WorkloadProfile
 from evaluators.space import Exclusion
+from evaluators.target import probe_target
 from evaluators.workload import Workload, absolute_reference, reference_of
 from search.fleet import Fleet, known_targets, local_capabilities, targets_of
 from search.home import home_folder
@@ -172,6 +173,7 @@ def work(
     Raises:
         UsageError: this machine has no such target, no such device, or the target can run nothing.
     """
+    probe_target(target)  # before a home is made for nothing
     with _ledger(home) as ledger:
         return run_worker(ledger, _writable(home), target=target, device=device, name=name, say=say,
                           drain=drain or Cancellation(), abort=abort or Cancellation())  # fmt: skip
