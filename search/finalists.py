@@ -73,6 +73,6 @@ def _near(trial: TrialResult, first: TrialResult, spec: SearchSpec) -> bool:
     return max(abs(a), abs(b)) <= NEAR * min(abs(a), abs(b))
 
 
-def setting_of(trial: TrialResult) -> tuple[int, int]:
-    """Return batch size and threads: float models are compared with what has both."""
-    return trial.candidate.batch_size, trial.candidate.runtime.threads
+def setting_of(trial: TrialResult) -> tuple[str, int, int]:
+    """Return target, batch size and threads: float models are compared with what has all three."""
+    return trial.candidate.target, trial.candidate.batch_size, trial.candidate.runtime.threads

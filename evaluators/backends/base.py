@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -67,9 +66,7 @@ class Backend(ABC):
         if target.device not in self.devices:
             return f"{self.name} serves {', '.join(self.devices)}, and {target.name} is {target.device}"
         for distribution in self.requires:
-            try:
-                metadata.version(distribution)
-            except metadata.PackageNotFoundError:
+            if target.version_of(distribution) is None:
                 advice = f"pip install 'paretune[{self.extra}]'" if self.extra else f"pip install {distribution}"
                 return f"{distribution} is not installed: {advice}"
         return None

@@ -65,7 +65,7 @@ class OnnxRuntime(Backend):
             found,
             candidate.quantization.scheme,
             call_seconds=call_seconds(lambda: runner.run(feeds)),
-            instruction_set=offered_instructions(probe_target(), executed_precisions(found)),
+            instruction_set=offered_instructions(probe_target(candidate.target), executed_precisions(found)),
             notes=("onnxruntime does not tell its kernels' instructions; they are the best that the processor has",),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,9 +33,7 @@ class Quantizer(ABC):
     def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
         """Return why this scheme cannot be used for the model on ``target``, or None if it can."""
         for distribution in self.requires:
-            try:
-                metadata.version(distribution)
-            except metadata.PackageNotFoundError:
+            if target.version_of(distribution) is None:
                 return f"{distribution} is not installed: pip install {distribution}"
         if self.needs and not any(target.has(feature) for feature in self.needs):
             return f"{target.name} has none of {', '.join(self.needs)}"

@@ -17,7 +17,7 @@ from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.traits import BFLOAT16, saturates, transformer
 from evaluators.source import SourceModel
 from evaluators.stages.export import positional
-from evaluators.target import Target, probe_target
+from evaluators.target import Target, probe_processor
 
 MODEL = "model.xml"
 _BACKENDS = ("openvino",)
@@ -77,7 +77,7 @@ class OpenVinoStaticInt8(Quantizer):
                 subset_size=len(batches),
                 model_type=nncf.ModelType.TRANSFORMER if transformer(source.profile) else None,
                 advanced_parameters=AdvancedQuantizationParameters(
-                    overflow_fix=OverflowFix.FIRST_LAYER if saturates(probe_target()) else OverflowFix.DISABLE,
+                    overflow_fix=OverflowFix.FIRST_LAYER if saturates(probe_processor()) else OverflowFix.DISABLE,
                     activations_range_estimator_params=ranges[str(values["range"])],
                 ),
             )

@@ -14,7 +14,7 @@ from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.torch_recipe import Recipe, calibrate, convert, observed
 from evaluators.quantizers.traits import convolutional, linear_or_recurrent, saturates, transformer
 from evaluators.source import SourceModel
-from evaluators.target import Target, probe_target
+from evaluators.target import Target, probe_processor
 
 _MOST_EXAMPLES = {"histogram": 128, "minmax": 256}
 
@@ -35,7 +35,7 @@ class EagerDynamicInt8(Quantizer):
         return super().refuse(profile, target)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
-        Recipe(self.scheme, engine=_default_engine(probe_target())).write(source.weights(), folder)
+        Recipe(self.scheme, engine=_default_engine(probe_processor())).write(source.weights(), folder)
 
 
 class EagerStaticInt8(Quantizer):
@@ -60,7 +60,7 @@ class EagerStaticInt8(Quantizer):
         profile = source.profile
         recipe = Recipe(
             self.scheme,
-            engine=str(values.get("engine", _default_engine(probe_target()))),
+            engine=str(values.get("engine", _default_engine(probe_processor()))),
             everything=_everything(profile),
         )
         with converting("torch cannot trace and quantize the model"):

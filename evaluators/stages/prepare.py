@@ -23,7 +23,7 @@ from evaluators.stages.clock import StageClock
 from evaluators.stages.reference import reference_outputs
 from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
 from evaluators.stages.source import StagedSource
-from evaluators.target import environment, probe_target
+from evaluators.target import environment, probe_processor, probe_target
 from evaluators.workload import Workload, load_workload
 
 
@@ -40,7 +40,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
     candidate, profile = job.candidate, job.profile
     with clock.stage("read"):
         workload = load_workload(profile.reference)
-    torch.set_num_threads(probe_target().cores)
+    torch.set_num_threads(probe_processor().cores)
     torch.manual_seed(job.seed)
     with clock.stage("prune"):
         weights = _pruned(workload, profile, candidate, cache, clock)
@@ -115,7 +115,8 @@ def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, cl
     def make(folder: Path) -> None:
         quantizer.quantize(source, quantization.knobs, folder)
 
-    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, list(probe_target().features)]
+    features = list(probe_target(candidate.target).features)
+    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, features]
     data = [source.profile.data_digests["calibration"], source.profile.inputs.to_json()]
     versions = _versions(*quantizer.requires, *find_backend(candidate.backend).requires)
     key = digest(["quantize", source.digest, source.profile.model_digest, facts, data, versions])
@@ -138,7 +139,7 @@ def _built(
     facts = [backend.name, candidate.quantization.to_json(), candidate.batch_size, threads]
     versions = _versions(*backend.requires)
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
-                  probe_target().fingerprint])  # fmt: skip
+                  probe_target(candidate.target).fingerprint])  # fmt: skip
     entry = _noted(cache.get_or_make(key, make), "build", clock)
     counts = _counted(source, cache)
     return _assembled(entry, source.profile, candidate, home / "bundles" / candidate.backend, versions, counts)
@@ -179,7 +180,7 @@ def _assembled(
                 _link(path, temporary / name)
         write_manifest(
             temporary, candidate=candidate, workload=profile.reference, inputs=profile.inputs, outputs=profile.outputs,
-            environment=versions, target_fingerprint=probe_target().fingerprint, **counts,
+            environment=versions, target_fingerprint=probe_target(candidate.target).fingerprint, **counts,
         )  # fmt: skip
         temporary.rename(bundle)
     finally:
