@@ -94,10 +94,12 @@ class OnnxRuntimeRunner:
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self._call = session.run
         self._outputs = list(manifest.outputs.names)
+        self._declared, self._batch_size = manifest.inputs, manifest.candidate.batch_size
         self._dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs.tensors}
         self._inputs = [value.name for value in session.get_inputs()]
 
     def prepare(self, batch: Arrays) -> dict[str, np.ndarray]:
+        self._declared.check(batch, self._batch_size)
         return {name: np.ascontiguousarray(batch[name], dtype=self._dtypes[name]) for name in self._inputs}
 
     def run(self, prepared: dict[str, np.ndarray]) -> Sequence[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +17,10 @@ from evaluators.bundle import read_manifest
 from evaluators.candidate import Candidate, Quantization, Runtime, Scalar
 from evaluators.errors import ParetuneError
 from evaluators.jobs import PrepareJob, ProfileJob
-from evaluators.parameters import Parameter, check_values, defaults
+from evaluators.parameters import Choice, Parameter, check_values, defaults
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target, probe_target, probe_targets
 from evaluators.workload import load_workload
-
-if TYPE_CHECKING:
-    from evaluators.source import SourceModel
 
 Outputs = list[np.ndarray]
 Batch = dict[str, np.ndarray]
@@ -47,7 +44,7 @@ class NonconformingError(ParetuneError):
 
 @dataclass(frozen=True)
 class Case:
-    """One registered (backend, scheme) on one tiny workload; ``knob`` is one that is not at its default.
+    """One registered (backend, scheme) on one tiny workload; ``knob`` is one that has a value of its own.
 
     ``target`` is the name of one of the machine's; None is the machine's own choice.
     """
@@ -105,21 +102,21 @@ def representatives(backend: str | None = None) -> list[Case]:
     ]
 
 
-def variations(backend: str | None = None) -> list[Case]:
-    """Return a case for every value that is not the default, of every quantizer's knobs and every backend's options."""
+def variations(backend: str | None = None, workload: str = SETTINGS[0][0]) -> list[Case]:
+    """Return a case for every value of every quantizer's knobs and every backend's options, on one workload."""
     found = []
     for case in cases(backend):
-        knobs = list(registry.quantizers()[case.backend, case.scheme].parameters)
-        if case.scheme == "fp32":
-            knobs += registry.backend(case.backend).options
-        found += [replace(case, knob=(knob.name, value)) for knob in knobs for value in _values(knob)]
+        if case.workload == workload:
+            knobs = list(registry.quantizers()[case.backend, case.scheme].parameters)
+            if case.scheme == "fp32":
+                knobs += registry.backend(case.backend).options
+            found += [replace(case, knob=(knob.name, value)) for knob in knobs for value in _tried(knob)]
     return found
 
 
-def _values(knob: Parameter) -> list[Scalar]:
-    """Return the values of a knob to try besides its default; the ends of its grid for a number."""
-    values = [value for value in knob.values if value != knob.default]
-    return values if knob.values and isinstance(knob.values[0], str | bool) else list(dict.fromkeys(values[:1] + values[-1:]))
+def _tried(knob: Parameter) -> tuple[Scalar, ...]:
+    """Return every value of a choice, and the ends of a grid."""
+    return knob.values if isinstance(knob, Choice) else (knob.values[0], knob.values[-1])
 
 
 def profile_of(reference: str, home: Path) -> WorkloadProfile:
@@ -142,7 +139,7 @@ def candidate_of(case: Case, profile: WorkloadProfile) -> Candidate:
     """Return the known-good candidate of a case.
 
     Raises:
-        UnavailableError: backend or quantizer refuse this machine or this model, or the knob makes no difference.
+        UnavailableError: backend or quantizer refuse this machine, this model or this value.
         NonconformingError: what they declare does not fit together.
     """
     target = probe_target(case.target)
@@ -157,11 +154,11 @@ def candidate_of(case: Case, profile: WorkloadProfile) -> Candidate:
     values, runtime = defaults(knobs), defaults(options)
     if case.knob is not None:
         name, value = case.knob
-        owner = values if name in values else runtime
+        chosen = values if name in values else runtime
         offered = {knob.name: knob.values for knob in (*options, *knobs)}.get(name, ())
-        if value not in offered or value == owner[name]:
-            raise UnavailableError(f"{name}={value} is the default or no choice for {case.workload} on {target.name}")
-        owner[name] = value
+        if value not in offered:
+            raise UnavailableError(f"{name}={value} is no choice for {case.workload} on {target.name}")
+        chosen[name] = value
     return Candidate(
         target=target.name,
         backend=case.backend,

@@ -1,6 +1,6 @@
-"""Tiny workloads with fixed weights: ``images`` (a residual CNN), ``texts`` (attention, lengths vary), ``series`` (LSTM).
+"""Tiny workloads with fixed weights: images (a residual CNN), texts of varying length (attention), series (LSTM).
 
-A fourth, ``branching``, is one that no compiler can capture: its control flow depends on its data.
+And ``branching``, which no compiler can capture: its control flow depends on its data.
 """
 
 from __future__ import annotations
