@@ -5,8 +5,8 @@
         def backend(self):
             return "mine"
 
-What cannot be tried on a machine is skipped with its reason, and listed at the end where ``conftest.py`` has
-``from evaluators.testing.summary import pytest_terminal_summary``.
+What cannot be tried on a machine is skipped with its reason; the plugin ``evaluators.testing.summary`` lists all of it
+at the end.
 """
 
 from __future__ import annotations
