@@ -160,10 +160,12 @@ class InductorRunner:
     def __init__(self, model: Any, manifest: Manifest) -> None:
         self._model = model
         self._inputs = manifest.inputs
+        self._batch_size = manifest.candidate.batch_size
 
     def prepare(self, batch: Arrays) -> tuple[torch.Tensor, ...]:
         import torch
 
+        self._inputs.check(batch, self._batch_size)
         return tuple(torch.tensor(batch[spec.name], dtype=getattr(torch, spec.dtype)) for spec in self._inputs.tensors)
 
     def run(self, prepared: tuple[torch.Tensor, ...]) -> Any:

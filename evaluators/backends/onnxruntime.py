@@ -212,10 +212,12 @@ class OnnxRuntimeRunner:
         self._session = session
         self._call = session.run_with_iobinding
         self._outputs = list(manifest.outputs.names)
+        self._declared, self._batch_size = manifest.inputs, manifest.candidate.batch_size
         self._dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs.tensors}
         self._inputs = [value.name for value in session.get_inputs()]
 
     def prepare(self, batch: Arrays) -> Bound:
+        self._declared.check(batch, self._batch_size)
         arrays = tuple(np.array(batch[name], dtype=self._dtypes[name], order="C") for name in self._inputs)
         binding, uploads = self._session.io_binding(), []
         for name, array in zip(self._inputs, arrays, strict=True):
