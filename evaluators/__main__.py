@@ -96,7 +96,8 @@ def _conformance(given: argparse.Namespace) -> int:
         registry.backend(given.backend)
     with tempfile.TemporaryDirectory() as scratch:
         results = run_suite(given.backend, home=Path(scratch))
-    rows = [{"case": f"{each.case} {each.check}", "status": each.status, "reason": each.reason, "seconds": round(each.seconds, 2)}
+    rows = [{"case": f"{each.case} {each.check}", "status": each.status, "reason": each.reason,
+             "seconds": round(each.seconds, 2)}
             for each in results]  # fmt: skip
     print(json.dumps({"schema_version": 1, "results": rows}, indent=2) if given.json else table(rows))
     return 4 if any(row["status"] == "failed" for row in rows) else 0
