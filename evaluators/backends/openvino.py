@@ -89,6 +89,7 @@ class OpenVinoRunner:
         # The method that InferRequest.infer wraps: the wrapping takes a tenth of a call on a small model.
         wrapped: Any = super(type(request), request)
         self._infer = wrapped.infer
+        self._declared, self._batch_size = manifest.inputs, manifest.candidate.batch_size
         self._dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs.tensors}
         self._inputs = [value.any_name for value in compiled.inputs]
         order = {name: index for index, value in enumerate(compiled.outputs) for name in value.names}
@@ -97,6 +98,7 @@ class OpenVinoRunner:
     def prepare(self, batch: Arrays) -> list[Any]:
         import openvino
 
+        self._declared.check(batch, self._batch_size)
         arrays = [np.array(batch[name], dtype=self._dtypes[name], order="C") for name in self._inputs]
         return [openvino.Tensor(array, shared_memory=True) for array in arrays]
 

@@ -46,7 +46,8 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
         weights = _pruned(workload, profile, candidate, cache, clock)
     with clock.stage("recover"):
         weights = _recovered(workload, profile, candidate, weights, cache, clock, job.seed)
-    source = StagedSource(workload, profile, weights, cache, candidate.batch_size)
+    target = probe_target(candidate.target)
+    source = StagedSource(workload, profile, weights, cache, candidate.batch_size, target)
     with clock.stage("quantize"):
         quantized = _quantized(source, candidate, cache, clock)
     with clock.stage("build"):
@@ -137,6 +138,9 @@ def _built(
 
     threads = candidate.runtime.threads if backend.threads_at_build else None
     facts = [backend.name, candidate.quantization.to_json(), candidate.batch_size, threads]
+    knobs = candidate.runtime.knobs
+    baked = {name: knobs[name] for name in backend.options_at_build if name in knobs}
+    facts += [baked] if baked else []
     versions = _versions(*backend.requires)
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
                   probe_target(candidate.target).fingerprint])  # fmt: skip

@@ -75,6 +75,12 @@ def _original(workload: Workload, threads: int) -> Callable[[Any], Any]:
     return run
 
 
+def may_fork() -> bool:
+    """Whether a fork of this process could use what it needs: CUDA cannot be used in a fork once it was started."""
+    torch = sys.modules.get("torch")
+    return sys.platform == "linux" and not (torch is not None and torch.cuda.is_initialized())
+
+
 Loader = Callable[[StandRequest], LocalCalls]
 
 
@@ -88,7 +94,7 @@ class Stand:
         self._link, other = Pipe()
         self._pid: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        if sys.platform == "linux":
+        if may_fork():
             self._pid = os.fork()
             if self._pid == 0:
                 self._link.close()
