@@ -48,6 +48,7 @@ class Backend(ABC):
         quantizers: quantizers that come with the backend, besides those with an entry point of their own.
         as_written: values of options that run the user's module just as the user wrote it.
         threads_at_build: whether ``build`` bakes the number of threads into the bundle.
+        options_at_build: names of the options that ``build`` bakes into the bundle.
     """
 
     name: ClassVar[str]
@@ -58,6 +59,7 @@ class Backend(ABC):
     quantizers: ClassVar[tuple[type[Quantizer], ...]] = ()
     as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({})
     threads_at_build: ClassVar[bool] = False
+    options_at_build: ClassVar[tuple[str, ...]] = ()
 
     def unusable(self, target: Target) -> str | None:
         """Return why this backend cannot run on ``target`` and what to install, or None if it can.

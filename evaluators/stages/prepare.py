@@ -46,7 +46,8 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
         weights = _pruned(workload, profile, candidate, cache, clock)
     with clock.stage("recover"):
         weights = _recovered(workload, profile, candidate, weights, cache, clock, job.seed)
-    source = StagedSource(workload, profile, weights, cache, candidate.batch_size)
+    target = probe_target(candidate.target)
+    source = StagedSource(workload, profile, weights, cache, candidate.batch_size, target)
     with clock.stage("quantize"):
         quantized = _quantized(source, candidate, cache, clock)
     with clock.stage("build"):
@@ -115,7 +116,8 @@ def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, cl
     def make(folder: Path) -> None:
         quantizer.quantize(source, quantization.knobs, folder)
 
-    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, list(probe_target().features)]
+    features = list(probe_target(candidate.target).features)
+    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, features]
     data = [source.profile.data_digests["calibration"], source.profile.inputs.to_json()]
     versions = _versions(*quantizer.requires, *find_backend(candidate.backend).requires)
     key = digest(["quantize", source.digest, source.profile.model_digest, facts, data, versions])
@@ -136,9 +138,12 @@ def _built(
 
     threads = candidate.runtime.threads if backend.threads_at_build else None
     facts = [backend.name, candidate.quantization.to_json(), candidate.batch_size, threads]
+    knobs = candidate.runtime.knobs
+    baked = {name: knobs[name] for name in backend.options_at_build if name in knobs}
+    facts += [baked] if baked else []
     versions = _versions(*backend.requires)
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
-                  probe_target().fingerprint])  # fmt: skip
+                  probe_target(candidate.target).fingerprint])  # fmt: skip
     entry = _noted(cache.get_or_make(key, make), "build", clock)
     counts = _counted(source, cache)
     return _assembled(entry, source.profile, candidate, home / "bundles" / candidate.backend, versions, counts)
@@ -179,7 +184,7 @@ def _assembled(
                 _link(path, temporary / name)
         write_manifest(
             temporary, candidate=candidate, workload=profile.reference, inputs=profile.inputs, outputs=profile.outputs,
-            environment=versions, target_fingerprint=probe_target().fingerprint, **counts,
+            environment=versions, target_fingerprint=probe_target(candidate.target).fingerprint, **counts,
         )  # fmt: skip
         temporary.rename(bundle)
     finally:
