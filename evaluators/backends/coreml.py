@@ -40,6 +40,7 @@ class CoreMl(Backend):
     requires: ClassVar[tuple[str, ...]] = ("coremltools",)
     extra: ClassVar[str] = "coreml"
     options: ClassVar[tuple[Parameter, ...]] = (_UNITS,)
+    builds_anywhere: ClassVar[bool] = True
 
     def unusable(self, target: Target) -> str | None:
         if (why := super().unusable(target)) is not None:

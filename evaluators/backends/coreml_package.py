@@ -127,7 +127,8 @@ def _captured(source: SourceModel, batch_size: int) -> tuple[Any, list[Any] | No
             return fixed.run_decompositions({}), None
         module = positional_module(source.module(), source.profile.inputs).eval()
         tensors = positional(example, source.profile.inputs)
-        return torch.jit.trace(module, tuple(tensors)), _input_types(source.profile, tensors)
+        trace: Any = torch.jit.trace
+        return trace(module, tuple(tensors)), _input_types(source.profile, tensors)
 
 
 def _program(source: SourceModel) -> Any:

@@ -132,7 +132,7 @@ def diagnosis(package: Package, planned: Sequence[tuple[str, str, float | None]]
     """
     executed = [Executed(item.kind, item.precision) for item in package.operations]
     units = Counter(unit for _, unit, _ in planned)
-    cost: Counter[str] = Counter()
+    cost = dict.fromkeys(units, 0.0)
     for _, unit, share in planned:
         cost[unit] += share or 0.0
     whole = sum(cost.values())
