@@ -88,9 +88,8 @@ def diagnosis(found: Delegation, scheme: str) -> Diagnosis:
     """Return the diagnosis, with the share of operators that no library took."""
     executed = [Executed(item.kind, item.precision, item.library) for item in found.operators]
     left = Counter(operator.kind for operator in found.left if operator.kind not in CONVERSIONS)
-    notes = [
-        f"{len(found.left)} of {len(found.operators)} operators ({found.share_left:.0%}) are left to ExecuTorch's own kernels"
-    ]
+    count, share = len(found.left), found.share_left
+    notes = [f"{count} of {len(found.operators)} operators ({share:.0%}) are left to ExecuTorch's own kernels"]
     if left:
         notes[0] += ": " + ", ".join(f"{name} ({count})" for name, count in left.most_common(8))
     asked = ("linear",) if scheme.startswith("dynamic") else ("convolution", "linear")
