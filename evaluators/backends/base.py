@@ -48,6 +48,7 @@ class Backend(ABC):
         as_written: values of options that run the user's module just as the user wrote it.
         threads_at_build: whether ``build`` bakes the number of threads into the bundle.
         options_at_build: names of the options that ``build`` bakes into the bundle.
+        builds_anywhere: whether ``build`` works on a machine that is not the target.
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class Backend(ABC):
     as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({})
     threads_at_build: ClassVar[bool] = False
     options_at_build: ClassVar[tuple[str, ...]] = ()
+    builds_anywhere: ClassVar[bool] = False
 
     def unusable(self, target: Target) -> str | None:
         """Return why this backend cannot run on ``target`` and what to install, or None if it can.

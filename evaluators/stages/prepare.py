@@ -19,6 +19,7 @@ from evaluators.jobs import Prepared, PrepareJob
 from evaluators.profile import WorkloadProfile
 from evaluators.registry import backend as find_backend
 from evaluators.registry import pruners, quantizers
+from evaluators.stages.build_target import build_target
 from evaluators.stages.clock import StageClock
 from evaluators.stages.reference import reference_outputs
 from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
@@ -46,7 +47,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
         weights = _pruned(workload, profile, candidate, cache, clock)
     with clock.stage("recover"):
         weights = _recovered(workload, profile, candidate, weights, cache, clock, job.seed)
-    target = probe_target(candidate.target)
+    target = build_target(candidate.target, find_backend(candidate.backend))
     source = StagedSource(workload, profile, weights, cache, candidate.batch_size, target)
     with clock.stage("quantize"):
         quantized = _quantized(source, candidate, cache, clock)
@@ -116,8 +117,7 @@ def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, cl
     def make(folder: Path) -> None:
         quantizer.quantize(source, quantization.knobs, folder)
 
-    features = list(probe_target(candidate.target).features)
-    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, features]
+    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, list(source.target.features)]
     data = [source.profile.data_digests["calibration"], source.profile.inputs.to_json()]
     versions = _versions(*quantizer.requires, *find_backend(candidate.backend).requires)
     key = digest(["quantize", source.digest, source.profile.model_digest, facts, data, versions])
@@ -143,10 +143,10 @@ def _built(
     facts += [baked] if baked else []
     versions = _versions(*backend.requires)
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
-                  probe_target(candidate.target).fingerprint])  # fmt: skip
+                  source.target.fingerprint])  # fmt: skip
     entry = _noted(cache.get_or_make(key, make), "build", clock)
     counts = _counted(source, cache)
-    return _assembled(entry, source.profile, candidate, home / "bundles" / candidate.backend, versions, counts)
+    return _assembled(entry, source, candidate, home / "bundles" / candidate.backend, versions, counts)
 
 
 def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
@@ -163,10 +163,11 @@ def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
 
 
 def _assembled(
-    entry: Entry, profile: WorkloadProfile, candidate: Candidate, bundles: Path, versions: dict[str, str],
+    entry: Entry, source: StagedSource, candidate: Candidate, bundles: Path, versions: dict[str, str],
     counts: dict[str, int | None],
 ) -> Path:  # fmt: skip
     """Make the bundle's folder: the built files, linked, and the manifest. An intact bundle is left as it is."""
+    profile = source.profile
     bundle = bundles / f"{candidate.hash}-{entry.digest[:12]}"
     if bundle.exists():
         try:
@@ -184,7 +185,7 @@ def _assembled(
                 _link(path, temporary / name)
         write_manifest(
             temporary, candidate=candidate, workload=profile.reference, inputs=profile.inputs, outputs=profile.outputs,
-            environment=versions, target_fingerprint=probe_target(candidate.target).fingerprint, **counts,
+            environment=versions, target_fingerprint=source.target.fingerprint, **counts,
         )  # fmt: skip
         temporary.rename(bundle)
     finally:
