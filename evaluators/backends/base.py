@@ -49,6 +49,8 @@ class Backend(ABC):
         threads_at_build: whether ``build`` bakes the number of threads into the bundle.
         options_at_build: names of the options that ``build`` bakes into the bundle.
         builds_anywhere: whether ``build`` works on a machine that is not the target.
+        formats: suffixes of files in its bundles besides those that docs/bundles.md lists (``.gguf``); such bundles are
+            loaded only where somebody vouches for them, and on no other target.
     """
 
     name: ClassVar[str]
@@ -61,6 +63,7 @@ class Backend(ABC):
     threads_at_build: ClassVar[bool] = False
     options_at_build: ClassVar[tuple[str, ...]] = ()
     builds_anywhere: ClassVar[bool] = False
+    formats: ClassVar[tuple[str, ...]] = ()
 
     def unusable(self, target: Target) -> str | None:
         """Return why this backend cannot run on ``target`` and what to install, or None if it can.

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from evaluators.batching import as_arrays, example_batches
-from evaluators.bundle import read_manifest
+from evaluators.bundle import open_bundle
 from evaluators.frozen import Frozen
 from evaluators.registry import backend
 from evaluators.stages.restore import build_model
@@ -50,7 +50,7 @@ def load(request: StandRequest) -> LocalCalls:
     if request.bundle is None:
         return LocalCalls(_original(workload, request.threads), real_batches(workload, request.batch_size))
     folder = Path(request.bundle)
-    manifest = read_manifest(folder)
+    manifest = open_bundle(folder, trusted=True)  # measured in this home before it is compared
     runner = backend(manifest.candidate.backend).load(folder, manifest)
     batches = real_batches(workload, manifest.candidate.batch_size)
     return LocalCalls(runner.run, [runner.prepare(as_arrays(batch)) for batch in batches])

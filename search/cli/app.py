@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, explaining, fleet, results, running, ui
+from search.cli import before, bundle, explaining, fleet, results, running, ui
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -78,3 +78,4 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
 )
 for command, examples in COMMANDS:
     app.command(epilog=examples)(command)
+app.add_typer(bundle.app, name="bundle")

@@ -22,10 +22,19 @@ if TYPE_CHECKING:
 
 def doctor(report: DoctorReport) -> RenderableType:
     """This machine's targets, the default one first, and the backends of each."""
-    parts: list[RenderableType] = [_facts(_target_facts(report.target, report.why)), "", _backends(report.backends)]
+    parts: list[RenderableType] = [
+        facts_table(_target_facts(report.target, report.why)),
+        "",
+        _backends(report.backends),
+    ]
     for other in report.targets:
         if not other.default:
-            parts += ["", _facts(_target_facts(other.target, "named with --target")), "", _backends(other.backends)]
+            parts += [
+                "",
+                facts_table(_target_facts(other.target, "named with --target")),
+                "",
+                _backends(other.backends),
+            ]
     for problem in report.problems:
         parts += ["", Text("problem: ", "bold red").append(problem, "default")]
     if report.versions:
@@ -67,7 +76,7 @@ def check(report: CheckReport) -> RenderableType:
         if problem.advice:
             lines.append(Text(f"  {problem.advice}"))
     if (profile := report.profile) is not None:
-        lines.append(_facts({
+        lines.append(facts_table({
             "workload": profile.name,
             "model": f"{profile.parameters:,} parameters, {show_bytes(profile.size_bytes)}",
             "layers": ", ".join(f"{count} {name}" for name, count in sorted(profile.layers.items())),
@@ -110,7 +119,7 @@ def plan(spec: SearchSpec, report: SpaceReport) -> RenderableType:
         "at most": ", ".join(budget),
         "each trial": "at most " + ", ".join(each),
     }
-    return Group(_facts(facts), "", space(report), "", Text("dry run: nothing was run"))
+    return Group(facts_table(facts), "", space(report), "", Text("dry run: nothing was run"))
 
 
 def searches(found: Sequence[StatusReport]) -> RenderableType:
@@ -129,7 +138,7 @@ def status(state: StatusReport) -> RenderableType:
     """How far one search is."""
     counts, best = state.result.trials, state.result.best
     ended = ((name, getattr(counts, name)) for name in ("measured", "rejected", "failed", "cached", "undecided"))
-    return _facts({
+    return facts_table({
         "search": f"{state.search} ({state.name})",
         "status": state.status,
         "workload": state.workload,
@@ -156,7 +165,8 @@ def _values(values: Sequence[object], default: object) -> str:
     return ", ".join(str(value) for value in ([default, *rest] if len(rest) < len(values) else rest))
 
 
-def _facts(values: dict[str, str]) -> Table:
+def facts_table(values: dict[str, str]) -> Table:
+    """Names and values, one under the other."""
     table = Table.grid(padding=(0, 2))
     for name, value in values.items():
         table.add_row(Text(name, "bold"), Text(value))
