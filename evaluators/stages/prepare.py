@@ -18,11 +18,12 @@ from evaluators.jobs import Prepared, PrepareJob
 from evaluators.profile import WorkloadProfile
 from evaluators.registry import backend as find_backend
 from evaluators.registry import pruners, quantizers
+from evaluators.stages.build_target import build_target
 from evaluators.stages.clock import StageClock
 from evaluators.stages.reference import reference_outputs
 from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
 from evaluators.stages.source import StagedSource
-from evaluators.target import environment, probe_target
+from evaluators.target import environment, probe_processor
 from evaluators.workload import Workload, load_workload
 
 
@@ -39,13 +40,14 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
     candidate, profile = job.candidate, job.profile
     with clock.stage("read"):
         workload = load_workload(profile.reference)
-    torch.set_num_threads(probe_target().cores)
+    torch.set_num_threads(probe_processor().cores)
     torch.manual_seed(job.seed)
     with clock.stage("prune"):
         weights = _pruned(workload, profile, candidate, cache, clock)
     with clock.stage("recover"):
         weights = _recovered(workload, profile, candidate, weights, cache, clock, job.seed)
-    source = StagedSource(workload, profile, weights, cache, candidate.batch_size)
+    target = build_target(candidate.target, find_backend(candidate.backend))
+    source = StagedSource(workload, profile, weights, cache, candidate.batch_size, target)
     with clock.stage("quantize"):
         quantized = _quantized(source, candidate, cache, clock)
     with clock.stage("build"):
@@ -114,7 +116,7 @@ def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, cl
     def make(folder: Path) -> None:
         quantizer.quantize(source, quantization.knobs, folder)
 
-    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, list(probe_target().features)]
+    facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, list(source.target.features)]
     data = [source.profile.data_digests["calibration"], source.profile.inputs.to_json()]
     versions = _versions(*quantizer.requires, *find_backend(candidate.backend).requires)
     key = digest(["quantize", source.digest, source.profile.model_digest, facts, data, versions])
@@ -136,13 +138,16 @@ def _built(
 
     threads = candidate.runtime.threads if backend.threads_at_build else None
     facts = [backend.name, candidate.quantization.to_json(), candidate.batch_size, threads]
+    knobs = candidate.runtime.knobs
+    baked = {name: knobs[name] for name in backend.options_at_build if name in knobs}
+    facts += [baked] if baked else []
     versions = _versions(*backend.requires)
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
-                  probe_target().fingerprint])  # fmt: skip
+                  source.target.fingerprint])  # fmt: skip
     entry = _noted(cache.get_or_make(key, make), "build", clock)
     counts = _counted(source, cache)
     bundles = home / "bundles" / candidate.backend
-    return _assembled(entry, workload, source.profile, candidate, bundles, versions, counts)
+    return _assembled(entry, workload, source, candidate, bundles, versions, counts)
 
 
 def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
@@ -159,10 +164,11 @@ def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
 
 
 def _assembled(
-    entry: Entry, workload: Workload, profile: WorkloadProfile, candidate: Candidate, bundles: Path,
+    entry: Entry, workload: Workload, source: StagedSource, candidate: Candidate, bundles: Path,
     versions: dict[str, str], counts: dict[str, int | None],
 ) -> Path:  # fmt: skip
     """Make the bundle's folder: the built files and the manifest. One that is the same already is left as it is."""
+    profile = source.profile
     bundle = bundles / f"{candidate.hash}-{entry.digest[:12]}"
     bundles.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=bundles))
@@ -175,7 +181,7 @@ def _assembled(
         preprocessing = _preprocessing(workload, temporary)
         made = write_manifest(
             temporary, candidate=candidate, workload=profile.reference, inputs=profile.inputs, outputs=profile.outputs,
-            environment=versions, target_fingerprint=probe_target().fingerprint, licences=dict(workload.licences),
+            environment=versions, target_fingerprint=source.target.fingerprint, licences=dict(workload.licences),
             preprocessing=preprocessing, **counts,
         )  # fmt: skip
         if bundle.exists():

@@ -53,7 +53,7 @@ def started(home: Path) -> Started:
 def _go_on(home: Path, search: str) -> Tracking:
     tracking = Tracking(home)
     tracking.open()
-    tracking.start_search(search, "fashion-cpu", a_spec(), a_profile(), a_target())
+    tracking.start_search(search, "fashion-cpu", a_spec(), a_profile(), (a_target(),))
     return tracking
 
 
@@ -264,7 +264,7 @@ def test_whatever_mlflow_raises_becomes_one_error(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="MLflow failed to open"):
         Tracking(tmp_path).open()
     with pytest.raises(InfrastructureError, match="call open"):
-        Tracking(tmp_path).start_search("1", "n", a_spec(), a_profile(), a_target())
+        Tracking(tmp_path).start_search("1", "n", a_spec(), a_profile(), (a_target(),))
     with pytest.raises(InfrastructureError, match="log trial 3: boom"), mlflow_fails_as("log trial 3"):
         raise RuntimeError("\nboom\nmore")
 
