@@ -123,7 +123,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Say whether what was asked holds; a ratio over it whose interval reaches below it decides nothing."""
+    """Say whether what was asked holds; an interval that reaches below the limit decides nothing."""
     if row["ratio"] <= ASKED:
         return "yes"
     return "undecided" if row["interval"][0] <= ASKED else "**no**"
@@ -148,9 +148,9 @@ def main() -> int:
         f"`python benchmarks/call_overhead.py {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
         "| example | backend | batch | parity | p50 ms | by hand, p50 ms | ratio (95 %) | within 3 % |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |", *map(line, rows), "",
-        f"- {close} of {len(timed)} comparisons are at most {ASKED - 1:.0%} slower than by hand; "
-        f"{len(rows) - len(timed)} could not be made. {given.rounds} rounds of fresh processes each, "
-        f"{time.monotonic() - begun:.0f} s in all.",
+        f"- {close} of {len(timed)} comparisons are at most {ASKED - 1:.0%} slower than by hand, "
+        f"{len(rows) - len(timed)} could not be made.",
+        f"- {given.rounds} rounds of fresh processes each; {time.monotonic() - begun:.0f} s in all.",
         f"- **{'Holds' if holds else 'Does not hold'}.**", "",
     ])  # fmt: skip
     record(text, keep=given.record)
