@@ -36,9 +36,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _candidate(scheme: str = "fp16", threads: int = 1, **units: Scalar) -> Candidate:
     knobs: dict[str, Scalar] = {"bits": 4} if scheme == "palettized" else {}
     return Candidate(
-        target="apple-m2", backend="coreml", batch_size=2,
-        quantization=Quantization(scheme=scheme, deployment="ios17", **knobs), runtime=Runtime(threads=threads, **units),
-    )  # fmt: skip
+        target="apple-m2",
+        backend="coreml",
+        batch_size=2,
+        quantization=Quantization(scheme=scheme, deployment="ios17", **knobs),
+        runtime=Runtime(threads=threads, **units),
+    )
 
 
 def _bundle(workload: str, candidate: Candidate, home: Path) -> Path:
