@@ -22,8 +22,8 @@ from evaluators.stages.export import export_again, positional, positional_module
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-SMALLEST_WEIGHT = 256
-"""Tensors with fewer elements stay float: what they need besides their values would weigh more than they save."""
+LARGEST_UNCOMPRESSED = 256
+"""Tensors with no more elements stay float: what they need besides their values would weigh more than they save."""
 
 LONGEST = 4096
 """The longest that a varying axis may get where nothing in the captured model bounds it."""
@@ -182,11 +182,11 @@ def _compressed(model: Any, recipe: Recipe, source: SourceModel, batch_size: int
         )
     if recipe.weights == "int8":
         linear = optimize.OpLinearQuantizerConfig(
-            mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=SMALLEST_WEIGHT
+            mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=LARGEST_UNCOMPRESSED
         )
         model = optimize.linear_quantize_weights(model, optimize.OptimizationConfig(global_config=linear))
     if recipe.weights == "palettized":
-        table = optimize.OpPalettizerConfig(mode="kmeans", nbits=recipe.bits, weight_threshold=SMALLEST_WEIGHT)
+        table = optimize.OpPalettizerConfig(mode="kmeans", nbits=recipe.bits, weight_threshold=LARGEST_UNCOMPRESSED)
         model = optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=table))
     return model
 

@@ -101,7 +101,7 @@ def refuse_package(package: Package, needed: Mapping[str, int], recipe: Recipe) 
 
     ``needed`` are the operators of the float model by kind.
     """
-    from evaluators.backends.coreml_package import SMALLEST_WEIGHT
+    from evaluators.backends.coreml_package import LARGEST_UNCOMPRESSED
 
     for kind, count in needed.items():
         if (there := package.count(kind)) < count:
@@ -109,7 +109,7 @@ def refuse_package(package: Package, needed: Mapping[str, int], recipe: Recipe) 
     wanted = stored_precision(recipe)
     for operation in package.operations:
         for tensor in operation.reads:
-            weight = operation.kind in needed and tensor.elements >= SMALLEST_WEIGHT
+            weight = operation.kind in needed and tensor.elements > LARGEST_UNCOMPRESSED
             if tensor.precision in _FLOATS and tensor.precision != wanted and (weight or recipe.weights == "float"):
                 return (
                     f"{operation.type} {operation.name} has a weight of {tensor.elements} elements in "
