@@ -39,7 +39,7 @@ $(VENV)/.runtimes: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtimes
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,coreml,dev]'
 	@touch $@
 
 clean:
