@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.profile import WorkloadProfile
+from evaluators.target import Target
 
 
 class SourceModel(ABC):
     """What quantizers and backends may ask of the model under trial. Shared conversions are made once and cached.
 
     ``batch_size`` is None where one conversion serves every batch size (``profile.dynamic_batch``); otherwise
-    conversions are made for exactly that batch size.
+    conversions are made for exactly that batch size. ``target`` is that of the candidate.
     """
 
     profile: WorkloadProfile
     batch_size: int | None
+    target: Target
 
     @abstractmethod
     def module(self) -> Any:

@@ -47,17 +47,21 @@ class OpenVino(Backend):
         return OpenVinoRunner(_compile(bundle, manifest.candidate), manifest)
 
     def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
-        from evaluators.diagnosis.executed import COMPUTING, summarize
-        from evaluators.diagnosis.instructions import named_instructions
+        from evaluators.diagnosis.executed import COMPUTING, executed_precisions, summarize
+        from evaluators.diagnosis.instructions import named_instructions, offered_instructions
         from evaluators.diagnosis.openvino import executed
+        from evaluators.target import probe_processor
 
         runner.run(runner.prepare(batch))  # kernels for shapes that vary are chosen in the call
         found = executed(runner.compiled)
+        named = named_instructions(item.kernel for item in found if item.kind in COMPUTING)
+        width = "openvino names the width of a kernel's instructions, and not whether they are VNNI's"
+        unnamed = "no kernel named its instructions; they are the best that the processor has"
         return summarize(
             found,
             manifest.candidate.quantization.scheme,
-            instruction_set=named_instructions(item.kernel for item in found if item.kind in COMPUTING),
-            notes=("openvino names the width of a kernel's instructions, and not whether they are VNNI's",),
+            instruction_set=named or offered_instructions(probe_processor(), executed_precisions(found)),
+            notes=(width if named else unnamed,),
         )
 
 

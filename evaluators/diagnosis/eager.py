@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,17 @@ _KERNEL_LIKE = ("aten::mkldnn_", "aten::_", "aten::thnn_", "aten::slow_", "mkldn
 
 @dataclass
 class _Event:
-    """One recorded call of an operator, times in microseconds, and the calls that it made."""
+    """One recorded call of an operator, times in microseconds, and the calls that it made.
+
+    ``launched`` is what it did on a device itself: for how long, and the name of the longest kernel.
+    """
 
     name: str
     begin: float
     end: float
     types: Sequence[str]
     children: list[_Event] = field(default_factory=list)
+    launched: tuple[float, str] | None = None
 
     @property
     def kind(self) -> str | None:
@@ -68,12 +72,18 @@ def _profiled(call: Callable[[], object]) -> list[Executed]:
             return read_trace(json.loads(path.read_text()))
 
 
-def read_trace(trace: dict[str, Any]) -> list[Executed]:
-    """Read the operators of a trace in Chrome's format; a composite counts as what computes within it."""
-    return [operator for event in _tree(trace["traceEvents"]) for operator in _operators(event)]
+def read_trace(trace: dict[str, Any], launched: Mapping[int, tuple[float, str]] | None = None) -> list[Executed]:
+    """Read the operators of a trace in Chrome's format; a composite counts as what computes within it.
+
+    ``launched`` tells, where the work is done on a device, the microseconds and the longest kernel of what each
+    operator launched, by its external id; these are its time and kernel then.
+    """
+    on_device = launched is not None
+    tree = _tree(trace["traceEvents"], launched or {})
+    return [operator for event in tree for operator in _operators(event, on_device)]
 
 
-def _tree(events: Sequence[dict[str, Any]]) -> list[_Event]:
+def _tree(events: Sequence[dict[str, Any]], launched: Mapping[int, tuple[float, str]]) -> list[_Event]:
     """Nest the operators of the thread that called the module by their times."""
     records = [event for event in events if event.get("cat") == "cpu_op"]
     threads = [event["tid"] for event in records]
@@ -82,7 +92,8 @@ def _tree(events: Sequence[dict[str, Any]]) -> list[_Event]:
     open_calls: list[_Event] = []
     for record in sorted((event for event in records if event["tid"] == caller), key=lambda e: (e["ts"], -e["dur"])):
         types = record.get("args", {}).get("Input type", [])
-        event = _Event(record["name"], record["ts"], record["ts"] + record["dur"], types)
+        own = launched.get(record.get("args", {}).get("External id", -1))
+        event = _Event(record["name"], record["ts"], record["ts"] + record["dur"], types, launched=own)
         while open_calls and open_calls[-1].end <= event.begin:
             open_calls.pop()
         (open_calls[-1].children if open_calls else roots).append(event)
@@ -90,15 +101,24 @@ def _tree(events: Sequence[dict[str, Any]]) -> list[_Event]:
     return roots
 
 
-def _operators(event: _Event) -> Iterator[Executed]:
+def _operators(event: _Event, on_device: bool) -> Iterator[Executed]:
     kind = event.kind
     if kind is None and _computes(event):
         for child in event.children:
-            yield from _operators(child)
+            yield from _operators(child, on_device)
         return
     bare = event.name.rpartition("::")[2]
-    kernel = _kernel(event) if kind in COMPUTING else event.name
-    yield Executed(kind or bare.strip("_"), _precision(event), kernel, (event.end - event.begin) / 1e6)
+    kernel, time = _kernel(event) if kind in COMPUTING else event.name, event.end - event.begin
+    if on_device:
+        work = _launched(event)
+        time = sum(each for each, _ in work)
+        kernel = max(work)[1] if work else event.name
+    yield Executed(kind or bare.strip("_"), _precision(event), kernel, time / 1e6)
+
+
+def _launched(event: _Event) -> list[tuple[float, str]]:
+    own = [event.launched] if event.launched else []
+    return own + [each for child in event.children for each in _launched(child)]
 
 
 def _computes(event: _Event) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,7 +20,8 @@ class Quantizer(ABC):
         scheme: ``fp32``, ``bf16``, ``dynamic_int8``, ``static_int8``, …; one quantizer per backend and scheme.
         backends: names of the backends that build from its result.
         requires: distributions that must be installed besides the backend's own.
-        needs: processor features that the target must have, any one of which is enough.
+        needs: features that the target must have, any one of which is enough.
+        devices: torch's words for the devices that it serves; empty for all that its backends serve.
         parameters: its knobs; their defaults are the known-good recipe.
     """
 
@@ -29,14 +29,15 @@ class Quantizer(ABC):
     backends: ClassVar[tuple[str, ...]]
     requires: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    devices: ClassVar[tuple[str, ...]] = ()
     parameters: ClassVar[tuple[Parameter, ...]] = ()
 
     def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
         """Return why this scheme cannot be used for the model on ``target``, or None if it can."""
+        if self.devices and target.device not in self.devices:
+            return f"{self.scheme} is made for {', '.join(self.devices)} here, and {target.name} is {target.device}"
         for distribution in self.requires:
-            try:
-                metadata.version(distribution)
-            except metadata.PackageNotFoundError:
+            if target.version_of(distribution) is None:
                 return f"{distribution} is not installed: pip install {distribution}"
         if self.needs and not any(target.has(feature) for feature in self.needs):
             return f"{target.name} has none of {', '.join(self.needs)}"

@@ -1,7 +1,8 @@
-"""Quantizers in the exported form for inductor, ``exported.pt2``: float, bfloat16, and static int8 (PT2E)."""
+"""Quantizers in the exported form for inductor, ``exported.pt2``: float, 16 bits, static int8 (PT2E), and torchao's."""
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +13,9 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
-from evaluators.quantizers.torch_recipe import bfloat16_module
-from evaluators.quantizers.traits import BFLOAT16, saturates
+from evaluators.quantizers.torch_ao import MULTIPLES, TORCHAO, quantize_dynamically, refuse_dynamic
+from evaluators.quantizers.torch_recipe import HALVES, half_module
+from evaluators.quantizers.traits import BFLOAT16, convolutional, multiplies_bfloat16, saturates
 from evaluators.source import SourceModel
 from evaluators.stages.export import export_again, export_program, positional
 from evaluators.target import Target
@@ -33,23 +35,69 @@ class InductorFloat32(Quantizer):
         shutil.copyfile(source.exported(), folder / PROGRAM)
 
 
-class InductorBfloat16(Quantizer):
-    """Weights and activations in bfloat16; inputs and outputs stay float32."""
+class InductorTensorFloat32(InductorFloat32):
+    """The float model; products of float32 are computed with 10 bits of mantissa on the GPU's matrix units."""
 
-    scheme: ClassVar[str] = "bf16"
+    scheme: ClassVar[str] = "tf32"
+    needs: ClassVar[tuple[str, ...]] = ("tf32",)
+
+
+class InductorFloat16(Quantizer):
+    """Weights and activations in float16; inputs and outputs stay float32."""
+
+    scheme: ClassVar[str] = "fp16"
     backends: ClassVar[tuple[str, ...]] = _BACKENDS
-    needs: ClassVar[tuple[str, ...]] = BFLOAT16
-
-    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
-        """Without matrix units for it, bfloat16 is slower than fp32 on most processors."""
-        return target.has("amx_bf16")
+    needs: ClassVar[tuple[str, ...]] = ("fp16",)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import torch
 
         example = source.example(source.batch_size or 2)
-        module = bfloat16_module(source.module())
+        module = half_module(source.module(), HALVES[self.scheme])
         torch.export.save(export_program(module, example, source.profile, source.batch_size), folder / PROGRAM)
+
+
+class InductorBfloat16(InductorFloat16):
+    """Weights and activations in bfloat16; inputs and outputs stay float32."""
+
+    scheme: ClassVar[str] = "bf16"
+    needs: ClassVar[tuple[str, ...]] = BFLOAT16
+
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        return multiplies_bfloat16(target)
+
+
+class InductorDynamicInt8(Quantizer):
+    """int8 products of linear layers on CUDA (torchao); inputs are quantized at every call. Needs no calibration."""
+
+    scheme: ClassVar[str] = "dynamic_int8"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    requires: ClassVar[tuple[str, ...]] = (TORCHAO,)
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    feature: ClassVar[str] = "int8"
+
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        """Between convolutions there is little to quantize, and scales found anew for each call cost time."""
+        return not convolutional(profile)
+
+    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
+        return super().refuse(profile, target) or refuse_dynamic(self.feature, profile, target)
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        import torch
+
+        device = source.target.device  # what torchao computes with depends on where the weights are
+        with converting("torchao cannot quantize the model"), torch.no_grad():
+            module = quantize_dynamically(source.module().to(device), self.scheme)
+            example = tree_map_to(source.example(source.batch_size or 2), device)
+        torch.export.save(export_program(module, example, source.profile, source.batch_size), folder / PROGRAM)
+
+
+class InductorDynamicFloat8(InductorDynamicInt8):
+    """fp8 products of linear layers on CUDA (torchao); inputs are quantized at every call. Needs no calibration."""
+
+    scheme: ClassVar[str] = "dynamic_fp8"
+    feature: ClassVar[str] = "fp8"
 
 
 class InductorStaticInt8(Quantizer):
@@ -57,7 +105,8 @@ class InductorStaticInt8(Quantizer):
 
     scheme: ClassVar[str] = "static_int8"
     backends: ClassVar[tuple[str, ...]] = _BACKENDS
-    requires: ClassVar[tuple[str, ...]] = ("torchao",)
+    requires: ClassVar[tuple[str, ...]] = (TORCHAO,)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
     needs: ClassVar[tuple[str, ...]] = ("avx512f", "avx2")
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
@@ -90,13 +139,23 @@ class InductorStaticInt8(Quantizer):
         torch.export.save(export_again(converted, example, source.profile, source.batch_size), folder / PROGRAM)
 
 
-def read_program(folder: Path) -> Any:
-    """Read ``exported.pt2`` with the operators that quantization puts into it."""
+def read_program(folder: Path, scheme: str) -> Any:
+    """Read ``exported.pt2`` with the operators and types that quantization to ``scheme`` puts into it."""
     import torch
     from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers quantized_decomposed::*
 
     with converting("torch cannot read the exported model"):
+        if scheme in MULTIPLES:
+            importlib.import_module("torchao.quantization")
         return torch.export.load(folder / PROGRAM)
+
+
+def tree_map_to(inputs: Any, device: str) -> Any:
+    """Return a batch in the user's own structure with its tensors on ``device``."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
 
 
 def _configuration(calibration: str, reduce_range: bool) -> Any:

@@ -14,10 +14,10 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
-from evaluators.quantizers.traits import BFLOAT16, saturates, transformer
+from evaluators.quantizers.traits import BFLOAT16, multiplies_bfloat16, saturates, transformer
 from evaluators.source import SourceModel
 from evaluators.stages.export import positional
-from evaluators.target import Target, probe_target
+from evaluators.target import Target
 
 MODEL = "model.xml"
 _BACKENDS = ("openvino",)
@@ -45,8 +45,7 @@ class OpenVinoBfloat16(Quantizer):
         _save(_converted(source), folder, half=True)
 
     def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
-        """Without matrix units for it, bfloat16 is slower than fp32 on most processors."""
-        return target.has("amx_bf16")
+        return multiplies_bfloat16(target)
 
 
 class OpenVinoStaticInt8(Quantizer):
@@ -77,7 +76,7 @@ class OpenVinoStaticInt8(Quantizer):
                 subset_size=len(batches),
                 model_type=nncf.ModelType.TRANSFORMER if transformer(source.profile) else None,
                 advanced_parameters=AdvancedQuantizationParameters(
-                    overflow_fix=OverflowFix.FIRST_LAYER if saturates(probe_target()) else OverflowFix.DISABLE,
+                    overflow_fix=OverflowFix.FIRST_LAYER if saturates(source.target) else OverflowFix.DISABLE,
                     activations_range_estimator_params=ranges[str(values["range"])],
                 ),
             )

@@ -11,31 +11,39 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.torch_ao import TORCHAO, refuse_dynamic
 from evaluators.quantizers.torch_recipe import Recipe, calibrate, convert, observed
 from evaluators.quantizers.traits import convolutional, linear_or_recurrent, saturates, transformer
 from evaluators.source import SourceModel
-from evaluators.target import Target, probe_target
+from evaluators.target import Target
 
 _MOST_EXAMPLES = {"histogram": 128, "minmax": 256}
 
 
 class EagerDynamicInt8(Quantizer):
-    """int8 weights of linear and recurrent layers; their inputs are quantized at every call. Needs no calibration."""
+    """int8 weights of linear and, on processors, recurrent layers; their inputs are quantized at every call.
+
+    Needs no calibration. It is torch's own on processors, and torchao's on CUDA.
+    """
 
     scheme: ClassVar[str] = "dynamic_int8"
     backends: ClassVar[tuple[str, ...]] = ("eager",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
     def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
         """Between convolutions there is little to quantize, and scales found anew for each call cost time."""
         return not convolutional(profile)
 
     def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
+        if target.device == "cuda":
+            return refuse_dynamic("int8", profile, target)
         if not linear_or_recurrent(profile):
             return "torch quantizes Linear, LSTM and GRU layers dynamically, and the model has none"
         return super().refuse(profile, target)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
-        Recipe(self.scheme, engine=_default_engine(probe_target())).write(source.weights(), folder)
+        engine = TORCHAO if source.target.device == "cuda" else _default_engine(source.target)
+        Recipe(self.scheme, engine=engine).write(source.weights(), folder)
 
 
 class EagerStaticInt8(Quantizer):
@@ -43,6 +51,7 @@ class EagerStaticInt8(Quantizer):
 
     scheme: ClassVar[str] = "static_int8"
     backends: ClassVar[tuple[str, ...]] = ("eager",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
         Choice("engine", ("x86", "fbgemm"), "x86", "oneDNN's kernels, or FBGEMM's, faster on small batches"),
@@ -60,7 +69,7 @@ class EagerStaticInt8(Quantizer):
         profile = source.profile
         recipe = Recipe(
             self.scheme,
-            engine=str(values.get("engine", _default_engine(probe_target()))),
+            engine=str(values.get("engine", _default_engine(source.target))),
             everything=_everything(profile),
         )
         with converting("torch cannot trace and quantize the model"):

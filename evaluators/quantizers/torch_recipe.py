@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
+from evaluators.quantizers.torch_ao import TORCHAO, quantize_dynamically
 from evaluators.structure import Structure, call
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 RECIPE = "quantization.json"
 _MODEL_FILES = ("plan.json", "weights.safetensors")
 FILES = (*_MODEL_FILES, RECIPE)
+HALVES = {"fp16": "float16", "bf16": "bfloat16"}
+"""The schemes that compute in 16 bits, and torch's names of their type."""
 _UNKNOWN_AXIS = 8
 
 
@@ -30,8 +33,8 @@ class Recipe:
     """How to quantize a module.
 
     Attributes:
-        scheme: ``fp32``, ``bf16``, ``dynamic_int8`` or ``static_int8``.
-        engine: torch's quantized engine (``x86``, ``fbgemm``, ``qnnpack``).
+        scheme: ``fp32``, ``tf32``, ``fp16``, ``bf16``, ``dynamic_int8``, ``dynamic_fp8`` or ``static_int8``.
+        engine: torch's quantized engine (``x86``, ``fbgemm``, ``qnnpack``), or ``torchao``.
         everything: static only: quantize every operator that can be, not only matrix products and convolutions.
         activations: static only: scale, zero point and range of each observer, by its name in the traced module.
     """
@@ -42,11 +45,15 @@ class Recipe:
     activations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, weights: Path, folder: Path) -> None:
-        """Write the recipe beside the plan and the float weights; in bf16, weights lose nothing by being stored so."""
+        """Write the recipe beside the plan and the float weights, in 16 bits where that is what is computed with.
+
+        Raises:
+            UnsupportedError: a weight is too large for the scheme.
+        """
         for name in _MODEL_FILES:
             shutil.copyfile(weights / name, folder / name)
-        if self.scheme == "bf16":
-            _halve(folder / _MODEL_FILES[1])
+        if self.scheme in HALVES:
+            _halve(folder / _MODEL_FILES[1], HALVES[self.scheme])
         (folder / RECIPE).write_text(json.dumps(asdict(self), sort_keys=True))
 
 
@@ -62,10 +69,12 @@ def apply_recipe(recipe: Recipe, module: nn.Module, inputs: Structure) -> nn.Mod
         UnsupportedError: torch cannot quantize this module so.
     """
     with converting(f"torch cannot quantize the model to {recipe.scheme}"):
-        if recipe.scheme == "fp32":
+        if recipe.scheme in ("fp32", "tf32"):
             return module
-        if recipe.scheme == "bf16":
-            return bfloat16_module(module)
+        if recipe.scheme in HALVES:
+            return half_module(module, HALVES[recipe.scheme])
+        if recipe.engine == TORCHAO:
+            return quantize_dynamically(module, recipe.scheme)
         _use_engine(recipe.engine)
         if recipe.scheme == "dynamic_int8":
             return _dynamic(module)
@@ -77,37 +86,44 @@ def apply_recipe(recipe: Recipe, module: nn.Module, inputs: Structure) -> nn.Mod
     raise UnsupportedError(f"eager has no scheme {recipe.scheme!r}")
 
 
-def _halve(path: Path) -> None:
-    """Store the float32 tensors of a safetensors file in bfloat16."""
+def _halve(path: Path, dtype: str) -> None:
+    """Store the float32 tensors of a safetensors file in 16 bits."""
     import torch
     from safetensors.torch import load_file, save_file
 
+    half = getattr(torch, dtype)
     tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    halved = {name: t.to(torch.bfloat16) if t.dtype == torch.float32 else t for name, t in tensors.items()}
+    halved = {name: t.to(half) if t.dtype == torch.float32 else t for name, t in tensors.items()}
+    for name, tensor in halved.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            largest = tensors[name].abs().max()
+            raise UnsupportedError(f"weight {name!r} holds {largest:.3g}, more than {dtype}'s {torch.finfo(half).max}")
     save_file(halved, path)
 
 
-def bfloat16_module(module: nn.Module) -> nn.Module:
-    """Return ``module`` in bfloat16 that still takes and returns float32."""
+def half_module(module: nn.Module, dtype: str) -> nn.Module:
+    """Return ``module`` in ``float16`` or ``bfloat16`` that still takes and returns float32."""
     import torch
     from torch.utils._pytree import tree_map_only
 
-    class Bfloat16(torch.nn.Module):
+    half = getattr(torch, dtype)
+
+    class Half(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = module.to(torch.bfloat16)
+            self.model = module.to(half)
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             def lower(tensor: torch.Tensor) -> torch.Tensor:
-                return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+                return tensor.to(half) if tensor.is_floating_point() else tensor
 
             def widen(tensor: torch.Tensor) -> torch.Tensor:
-                return tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
+                return tensor.to(torch.float32) if tensor.dtype == half else tensor
 
             args, kwargs = tree_map_only(torch.Tensor, lower, (args, kwargs))
             return tree_map_only(torch.Tensor, widen, self.model(*args, **kwargs))
 
-    return Bfloat16().train(module.training)
+    return Half().train(module.training)
 
 
 def observed(module: nn.Module, inputs: Structure, recipe: Recipe, calibration: str, *, reduce_range: bool) -> Any:

@@ -31,3 +31,8 @@ def saturates(target: Target) -> bool:
     """Whether pairs of 8-bit products overflow the processor's 16-bit sums, as on x86 before VNNI."""
     x86 = target.has("avx2") or "x86" in target.system.lower() or "amd64" in target.system.lower()
     return x86 and not any(target.has(feature) for feature in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+def multiplies_bfloat16(target: Target) -> bool:
+    """Whether bfloat16 is worth trying first: without matrix units for it, it is slower than fp32 on processors."""
+    return target.device != "cpu" or target.has("amx_bf16")

@@ -13,7 +13,7 @@ from evaluators.frozen import digest
 from evaluators.profile import WorkloadProfile
 from evaluators.source import SourceModel
 from evaluators.stages.restore import restore_module
-from evaluators.target import environment
+from evaluators.target import Target, environment
 from evaluators.workload import Workload
 
 EXPORTED, ONNX = "exported.pt2", "model.onnx"
@@ -23,10 +23,12 @@ class StagedSource(SourceModel):
     """A stored model (plan and weights, by content) with its workload."""
 
     def __init__(
-        self, workload: Workload, profile: WorkloadProfile, weights: Entry, cache: StageCache, batch_size: int
-    ) -> None:
+        self, workload: Workload, profile: WorkloadProfile, weights: Entry, cache: StageCache, batch_size: int,
+        target: Target,
+    ) -> None:  # fmt: skip
         self.profile = profile
         self.batch_size = None if profile.dynamic_batch else batch_size
+        self.target = target
         self.digest = weights.digest
         self._workload = workload
         self._folder = weights.folder

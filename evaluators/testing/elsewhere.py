@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from evaluators import registry
-from evaluators.bundle import read_manifest
+from evaluators.bundle import open_bundle
 
 
 def main(bundle: Path, folder: Path, *, probe: bool = False) -> None:
     """Load ``bundle``, run the batches in ``folder`` and write what came out."""
-    manifest = read_manifest(bundle)
+    manifest = open_bundle(bundle, trusted=True)
     runner = registry.backend(manifest.candidate.backend).load(bundle, manifest)
     batches: dict[str, dict[str, np.ndarray]] = {}
     with np.load(folder / "inputs.npz", allow_pickle=False) as stored:
