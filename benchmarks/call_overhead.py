@@ -69,7 +69,7 @@ def parity_db(built: Built) -> float:
 def overhead(built: Built, protocol: Protocol) -> dict[str, Any]:
     """Time the bundle and the same files by hand, in turn."""
     request = StandRequest(workload=built.profile.reference, bundle=built.bundle)
-    found = compare([lambda: Stand(request), lambda: Stand(request, by_hand)], Protocol(rounds=rounds), COMPARE_SECONDS)
+    found = compare([lambda: Stand(request), lambda: Stand(request, by_hand)], protocol, COMPARE_SECONDS)
     ours, theirs = found.latencies
     if ours is None or theirs is None:
         return {"error": f"{'paretune' if ours is None else 'by hand'}: could not be timed"}
