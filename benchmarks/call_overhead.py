@@ -26,13 +26,14 @@ from evaluators.batching import as_arrays, example_batches
 from evaluators.bundle import read_manifest
 from evaluators.cache import StageCache
 from evaluators.jobs import Protocol
+from evaluators.libraries import first_line
 from evaluators.registry import backends
 from evaluators.stages.reference import reference_outputs
 from evaluators.statistics import compare_rounds
 from evaluators.testing.computing import sqnr_db
 from evaluators.testing.processes import run_elsewhere
 from evaluators.timing.blocks import LocalCalls
-from evaluators.timing.comparison import compare
+from evaluators.timing.comparison import LEAST_ROUNDS, compare
 from evaluators.timing.stand import LATENCY_BATCHES, Stand, StandRequest, real_batches
 from evaluators.workload import load_workload
 
@@ -65,22 +66,24 @@ def parity_db(built: Built) -> float:
     return sqnr_db(mine, [array for outputs in wanted[: len(arrays)] for array in outputs])
 
 
-def overhead(built: Built, rounds: int) -> dict[str, Any]:
+def overhead(built: Built, protocol: Protocol) -> dict[str, Any]:
     """Time the bundle and the same files by hand, in turn."""
     request = StandRequest(workload=built.profile.reference, bundle=built.bundle)
-    found = compare([lambda: Stand(request), lambda: Stand(request, by_hand)], Protocol(rounds=rounds), COMPARE_SECONDS)
+    found = compare([lambda: Stand(request), lambda: Stand(request, by_hand)], protocol, COMPARE_SECONDS)
     ours, theirs = found.latencies
     if ours is None or theirs is None:
         return {"error": f"{'paretune' if ours is None else 'by hand'}: could not be timed"}
-    pairs = zip(*found.log_medians, strict=True)
-    ratio, interval = compare_rounds([a - b for a, b in pairs if a is not None and b is not None])
+    pairs = [(a, b) for a, b in zip(*found.log_medians, strict=True) if a is not None and b is not None]
+    if len(pairs) < LEAST_ROUNDS:
+        return {"error": f"other programs used the processor in all but {len(pairs)} of {protocol.rounds} rounds"}
+    ratio, interval = compare_rounds([a - b for a, b in pairs])
     return {"ours_ms": ours.p50, "by_hand_ms": theirs.p50, "ratio": ratio, "interval": interval}
 
 
 def rows_of(example: str, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every backend on one example; what cannot be measured is a row with its reason."""
     reference = f"{HERE.parent / 'examples' / example / 'workload.py'}:workload"
-    rows = []
+    rows, protocol = [], Protocol(rounds=given.rounds, max_foreign_load=given.max_foreign_load)
     with tempfile.TemporaryDirectory(prefix="call-overhead-") as scratch:
         workshop = Workshop(Path(scratch), given.threads)
         try:
@@ -91,23 +94,23 @@ def rows_of(example: str, given: argparse.Namespace) -> list[dict[str, Any]]:
                     row: dict[str, Any] = {"example": example, "backend": backend, "batch": size}
                     rows.append(row)
                     try:
-                        row |= measured(workshop, reference, backend, size, given.rounds)
+                        row |= measured(workshop, reference, backend, size, protocol)
                     except (Exception, SystemExit) as error:  # a row of its own, and the others go on
-                        row["error"] = " ".join(str(error).split())[:160]
+                        row["error"] = first_line(error)
                     print(row, file=sys.stderr, flush=True)
         finally:
             workshop.close()
     return rows
 
 
-def measured(workshop: Workshop, reference: str, backend: str, size: int, rounds: int) -> dict[str, Any]:
+def measured(workshop: Workshop, reference: str, backend: str, size: int, protocol: Protocol) -> dict[str, Any]:
     """Build, compare and time one backend at one batch size."""
     if backend not in BY_HAND:
         return {"error": "called_by_hand.py has no call by hand for it"}
     built = workshop.build([(backend, "fp32")], size, reference)
     if not built:
         return {"error": "it cannot be used here"}
-    return {"parity_db": parity_db(built[0]), **overhead(built[0], rounds)}
+    return {"parity_db": parity_db(built[0]), **overhead(built[0], protocol)}
 
 
 def line(row: dict[str, Any]) -> str:
@@ -136,6 +139,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--example", choices=EXAMPLES, action="append", help="only this one; may be repeated")
     parser.add_argument("--only", default="", metavar="BACKENDS", help="only these, with commas between")
+    parser.add_argument(
+        "--max-foreign-load", type=float, default=0.05, help="of other programs, beside a block that counts"
+    )
     parser.add_argument("--record", action="store_true", help="append the report to benchmarks/RESULTS.md")
     given = parser.parse_args()
     facts, begun = report.machine(), time.monotonic()
