@@ -228,3 +228,11 @@ def test_the_timeout_holds(tmp_path: Path, timeout_s: int) -> None:
     assert answer.code == 0, answer.stderr
     assert answer.json["trials"]["total"] < 1000
     assert time.monotonic() - begun < timeout_s + 45
+
+
+def test_a_trial_of_this_home_is_run_and_scored_by_its_number(tiny_search: Finished) -> None:
+    # The baseline is eager: it runs the workload's code, which a bundle of one's own home may do.
+    reference = f"tiny:{tiny_search.result['baseline']['number']}"
+    ran = paretune("bundle", "run", reference, "--home", str(tiny_search.home), "--workload", TINY, "--json")
+    assert ran.code == 0, ran.stderr
+    assert ran.json["agreement"] == 1.0 and ran.json["score"] == ran.json["original_score"]

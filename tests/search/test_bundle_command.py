@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import TINY, Finished, paretune
+from tests.conftest import paretune
 from tests.security import good
 
 
@@ -43,14 +43,6 @@ def test_inputs_of_another_shape_are_bad_usage(bundle: Path, tmp_path: Path) -> 
     np.savez(tmp_path / "in.npz", input=np.ones((3, 5), np.float32))
     answer = paretune("bundle", "run", str(bundle), "--input", str(tmp_path / "in.npz"))
     assert answer.code == 2 and "(3, 5)" in answer.stderr
-
-
-def test_a_trial_of_this_home_is_run_and_scored_by_its_number(tiny_search: Finished) -> None:
-    # The baseline is eager: it runs the workload's code, which a bundle of one's own home may do.
-    reference = f"tiny:{tiny_search.result['baseline']['number']}"
-    ran = paretune("bundle", "run", reference, "--home", str(tiny_search.home), "--workload", TINY, "--json")
-    assert ran.code == 0, ran.stderr
-    assert ran.json["agreement"] == 1.0 and ran.json["score"] == ran.json["original_score"]
 
 
 def test_a_stranger_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
