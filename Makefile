@@ -1,5 +1,6 @@
 # make demo   install, then search a trained CNN on real images under a latency budget
 # make test   install, then run every test
+# make bare   one archive in dist/ that runs the evaluators on a machine with only torch and NumPy
 # make check  ruff, mypy --strict and the import contract
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 HOME_DIR ?= .paretune
 RUNTIMES := inductor,onnxruntime,openvino
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bare clean
 
 demo: $(VENV)/.runtimes
 	$(BIN)/paretune search examples/images/workload.py:workload --home $(HOME_DIR) \
@@ -16,6 +17,9 @@ demo: $(VENV)/.runtimes
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+bare: $(VENV)/.runtimes
+	$(BIN)/python scripts/make_bare.py dist
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,7 +39,7 @@ $(VENV)/.runtimes: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtimes
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,coreml,dev]'
 	@touch $@
 
 clean:

@@ -11,13 +11,15 @@ int8 and fp32 recipes of the image example on each runtime, in turn. Asked: |dif
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
+import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ WANTED = (
     ("onnxruntime", "fp32"),
 )  # fmt: skip
 WITHIN, ASKED = 0.02, 0.95
+IMPORTED = ("evaluators.preload", "torch._inductor", "onnxruntime", "openvino")
+"""Loaded before the processes of the rounds are forked, as a search's fork server loads what its jobs need."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Result:
     interval: tuple[float, float]
     p95_ratio: float
     polluted: int
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.ratio:.4f} ({self.interval[0]:.4f} to {self.interval[1]:.4f})"
@@ -75,7 +80,7 @@ def slowed(request: StandRequest, slowdown: float) -> LocalCalls:
 
 def compare_thrice(built: Built, protocol: Protocol, slowdown: float) -> tuple[Result, Result]:
     """Time A, A again and A slowed in turn; return A/A and A/B."""
-    request = StandRequest(workload=built.profile.reference, bundle=built.bundle)
+    request, begun = StandRequest(workload=built.profile.reference, bundle=built.bundle), time.monotonic()
 
     def start(loader: Callable[[StandRequest], LocalCalls]) -> Callable[[], Stand]:
         return lambda: Stand(request, loader)
@@ -89,7 +94,9 @@ def compare_thrice(built: Built, protocol: Protocol, slowdown: float) -> tuple[R
         other = found.latencies[index]
         if first is None or other is None:
             raise SystemExit(f"{built.candidate.label()} could not be timed")
-        results.append(Result(built.candidate.label(), ratio, interval, other.value / first.value, other.polluted))
+        seconds = time.monotonic() - begun
+        label = built.candidate.label()
+        results.append(Result(label, ratio, interval, other.value / first.value, other.polluted, seconds))
     return results[0], results[1]
 
 
@@ -99,25 +106,36 @@ def main() -> int:
     parser.add_argument("--slowdown", type=float, default=0.05)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="keep every pair in this file, and go on after those it has")
     parser.add_argument("--record", action="store_true", help="append the report to benchmarks/RESULTS.md")
     given = parser.parse_args()
-    facts, begun = report.machine(), time.monotonic()
-    same, slower = [], []
+    facts = report.machine()
+    found = read(given.keep)[: given.pairs]
     with tempfile.TemporaryDirectory(prefix="pairs-") as home:
         workshop = Workshop(Path(home), given.threads)
         bundles = workshop.build(WANTED, given.batch_size)
         workshop.close()
-        for number, built in zip(range(given.pairs), itertools.cycle(bundles), strict=False):
+        for name in IMPORTED:
+            importlib.import_module(name)
+        for number, built in itertools.islice(enumerate(itertools.cycle(bundles)), len(found), given.pairs):
             a, b = compare_thrice(built, Protocol(), given.slowdown)
-            same.append(a)
-            slower.append(b)
+            found.append((a, b))
+            if given.keep is not None:
+                with given.keep.open("a") as kept:
+                    kept.write(json.dumps([asdict(a), asdict(b)]) + "\n")
             print(f"{number + 1}: {a.label}: A/A {a}, A/B {b}", file=sys.stderr, flush=True)
-    return conclude(same, slower, given, facts, (time.monotonic() - begun) / given.pairs)
+    return conclude([a for a, _ in found], [b for _, b in found], given, facts)
 
 
-def conclude(
-    same: list[Result], slower: list[Result], given: argparse.Namespace, facts: dict[str, Any], seconds: float
-) -> int:
+def read(kept: Path | None) -> list[tuple[Result, Result]]:
+    """Return the pairs that a file has."""
+    if kept is None or not kept.exists():
+        return []
+    pairs = [json.loads(line) for line in kept.read_text().splitlines()]
+    return [tuple(Result(**{**one, "interval": tuple(one["interval"])}) for one in pair) for pair in pairs]  # type: ignore[misc]
+
+
+def conclude(same: list[Result], slower: list[Result], given: argparse.Namespace, facts: dict[str, Any]) -> int:
     """Write the section and say whether what was asked holds."""
     close = sum(abs(result.ratio - 1) <= WITHIN for result in same)
     false, found = sum(result.different for result in same), sum(result.different for result in slower)
@@ -141,7 +159,8 @@ def conclude(
         f"- A/A: the p50 of {close} of {count} pairs differ by at most {WITHIN:.0%} (asked: {ASKED:.0%} of them); "
         f"{false} said to be different (asked: at most {1 - ASKED:.0%}).",
         f"- A/B: the slowdown was found in {found} of {count} (asked: at least {ASKED:.0%}).",
-        f"- {seconds:.1f} s for each three-way comparison of {Protocol().rounds} rounds.",
+        f"- {statistics.mean(r.seconds for r in same):.1f} s for each three-way comparison of {Protocol().rounds} to "
+        f"{Protocol().most_rounds} rounds.",
         f"- **{'Holds' if holds else 'Does not hold'}.**", "",
     ])  # fmt: skip
     record(text, keep=given.record)

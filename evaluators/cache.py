@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from evaluators.errors import InfrastructureError, IntegrityError
 from evaluators.frozen import canonical_json
 
 ENTRY = "entry.json"
+
+# Share the blocks of another file: linux/fs.h.
+_FICLONE = 0x40049409
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,21 @@ def file_hashes(folder: Path, leave_out: str) -> dict[str, str]:
             with path.open("rb") as file:
                 hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
+
+
+def copy_file(source: Path, destination: Path) -> None:
+    """Copy a file; where the file system can (Btrfs, XFS) both share their blocks until one is written to.
+
+    Never a link: a bundle whose file has a second name elsewhere is refused.
+    """
+    with source.open("rb") as original, destination.open("wb") as copy:
+        if sys.platform == "linux":
+            import fcntl
+
+            with suppress(OSError):
+                fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
+                return
+        shutil.copyfileobj(original, copy, 2**20)
 
 
 def _seal(folder: Path) -> str:

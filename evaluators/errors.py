@@ -41,6 +41,10 @@ class IntegrityError(ParetuneError):
     exit_code = 5
 
 
+class TargetMismatchError(IntegrityError):
+    """A bundle was built and measured on other hardware than it is asked to run on."""
+
+
 class UnsupportedError(ParetuneError):
     """A technique cannot be applied to this model: a property of the candidate, not a fault."""
 

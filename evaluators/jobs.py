@@ -25,7 +25,11 @@ class Protocol(Frozen):
         max_foreign_load: a block is thrown away where its threads waited longer than this for a processor that other
             programs used, in seconds per second.
         pollution_seconds: so much may be thrown away before the measurement is given up as not clean.
-        rounds: fresh processes of each model in a comparison.
+        turn_seconds: a comparison times its models in turns of this length, so that drift within a round cancels.
+        rounds: fresh processes of each model in a comparison, at least; it ends there where every model is surely
+            different from the first, or its ratio to that is known within ``precision``.
+        most_rounds: it ends there in any case.
+        precision: half the length of a ratio's 95 % interval, relative.
     """
 
     percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
@@ -35,7 +39,10 @@ class Protocol(Frozen):
     patience_seconds: float = Field(default=60.0, gt=0)
     max_foreign_load: float = Field(default=0.05, ge=0)
     pollution_seconds: float = Field(default=10.0, gt=0)
+    turn_seconds: float = Field(default=0.01, gt=0)
     rounds: int = Field(default=8, ge=2)
+    most_rounds: int = Field(default=24, ge=2)
+    precision: float = Field(default=0.015, gt=0)
 
 
 class ProfileJob(Frozen):
@@ -98,8 +105,8 @@ class Comparison(Frozen):
 
     Attributes:
         latencies: of each bundle over all rounds, in the order of the job; null where it could not be timed.
-        log_medians: natural logarithm of each bundle's p50 in ms, a value for each round,
-            shape (bundles, rounds); null where nothing of a round is clean.
+        log_medians: natural logarithm of each bundle's p50 in ms, a value for each round with the drift of the machine
+            within the round taken out, shape (bundles, rounds); null where nothing of a round is clean.
         seconds: what it took for each bundle.
     """
 

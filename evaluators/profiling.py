@@ -32,7 +32,7 @@ from evaluators.stages.prepare import count_flops
 from evaluators.stages.reference import example_file, original_scores
 from evaluators.stages.restore import build_model, layer_sizes, save_model
 from evaluators.structure import Structure, TensorSpec, call, flatten
-from evaluators.target import environment, probe_target
+from evaluators.target import environment, probe_processor
 from evaluators.workload import Workload, absolute_reference, load_workload
 
 PROBED_BATCHES = 6
@@ -47,7 +47,7 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
     """
     import torch
 
-    torch.set_num_threads(probe_target().cores)
+    torch.set_num_threads(probe_processor().cores)
     with clock.stage("load"):
         workload = load_workload(job.workload)
         model = workload.model()

@@ -13,6 +13,7 @@ from typing import Any
 from evaluators import registry
 from evaluators.backends.base import Backend
 from evaluators.candidate import Candidate, Pruning, Quantization, Runtime, Scalar
+from evaluators.capabilities import Capabilities
 from evaluators.errors import IllegalCandidateError, UsageError
 from evaluators.frozen import Frozen
 from evaluators.parameters import Choice, Number, Parameter, defaults
@@ -88,9 +89,12 @@ class Space:
             IllegalCandidateError: the candidate is not in the space; the message says why.
         """
         choices: dict[str, Scalar] = {}
+        values = values_of(candidate)
 
         def read(name: str, parameter: Parameter) -> Scalar:
-            value = _read(candidate, name)
+            if name not in values:
+                raise IllegalCandidateError(f"{candidate.label()} has no value for {name}")
+            value = values[name]
             if value not in parameter.values:
                 raise IllegalCandidateError(
                     f"{candidate.label()}: {name} is {value!r}, it must be one of {list(parameter.values)}"
@@ -189,12 +193,16 @@ def derive_space(
     only_backends: Sequence[str] = (),
     batch_sizes: Sequence[int] = (),
     threads: int | None = None,
+    capabilities: Capabilities | None = None,
 ) -> Space:
     """Derive the space from what is declared, what is installed and what the workload's model allows.
 
+    ``capabilities`` are those of the machine of ``target``, where that is another one than this.
+
     Raises:
-        UsageError: a backend that was asked for is unknown or cannot run here, or nothing is left.
+        UsageError: a backend that was asked for is unknown or cannot run there, or nothing is left.
     """
+    target = capabilities.target if capabilities else target
     exclusions = [Exclusion(what=name, why=why) for name, why in registry.broken().items()]
     schemes: dict[str, tuple[str, ...]] = {}
     recipes: dict[str, tuple[str, ...]] = {}
@@ -205,7 +213,8 @@ def derive_space(
     for name, backend in registry.backends().items():
         if only_backends and name not in only_backends:
             continue
-        if (why := backend.unusable(target) or backend.refuse(profile)) is not None:
+        unusable = capabilities.unusable(name) if capabilities else backend.unusable(target)
+        if (why := unusable or backend.refuse(profile)) is not None:
             if only_backends:
                 raise UsageError(f"backend {name} was asked for but cannot be used: {why}")
             exclusions.append(Exclusion(what=name, why=why))
@@ -286,8 +295,8 @@ def _product(parameters: Sequence[Parameter]) -> int:
     return count
 
 
-def _read(candidate: Candidate, name: str) -> Scalar:
-    """Return the value of a choice, by its name in the tree, from a candidate."""
+def values_of(candidate: Candidate) -> dict[str, Scalar]:
+    """Return the value of every choice of a candidate, by its name in the tree, whether or not it was asked for."""
     plain: dict[str, Scalar] = {
         "backend": candidate.backend,
         "pruning": candidate.pruning.structure,
@@ -300,7 +309,4 @@ def _read(candidate: Candidate, name: str) -> Scalar:
     plain |= {f"{candidate.pruning.structure}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
     plain |= {f"{candidate.backend}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
     prefix = f"{candidate.backend}.{candidate.quantization.scheme}"
-    plain |= {f"{prefix}.{knob}": value for knob, value in candidate.quantization.knobs.items()}
-    if name not in plain:
-        raise IllegalCandidateError(f"{candidate.label()} has no value for {name}")
-    return plain[name]
+    return plain | {f"{prefix}.{knob}": value for knob, value in candidate.quantization.knobs.items()}

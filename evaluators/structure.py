@@ -41,6 +41,28 @@ class Structure(Frozen):
         """Whether any axis besides the batch varies from batch to batch."""
         return any(tensor.dynamic_axes for tensor in self.tensors)
 
+    def check(self, batch: Mapping[str, Any], batch_size: int) -> None:
+        """Refuse named arrays that are not a batch of ``batch_size`` examples of this structure.
+
+        Another type of the same kind is taken (float64 for float32), one that loses meaning is not (floats for ids).
+
+        Raises:
+            WorkloadError: an array is missing, has another shape, or a type that cannot be converted.
+        """
+        import numpy as np
+
+        for spec in self.tensors:
+            if spec.name not in batch:
+                raise WorkloadError(f"the batch has no {spec.name!r}; it has {sorted(batch) or 'nothing'}")
+            array, wanted = batch[spec.name], (batch_size, *spec.shape[1:])
+            if len(array.shape) != len(wanted) or any(
+                size not in (None, found) for size, found in zip(wanted, array.shape, strict=True)
+            ):
+                shown = ", ".join("any" if size is None else str(size) for size in wanted)
+                raise WorkloadError(f"{spec.name} has shape {tuple(array.shape)}; the bundle takes ({shown})")
+            if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+                raise WorkloadError(f"{spec.name} is {array.dtype}, which cannot be taken for {spec.dtype}")
+
     def pack(self, values: Sequence[Any]) -> Any:
         """Return ``values`` (in call order) in the user's own shape."""
         if self.style == "tensor":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ class Workload:
             ``torchmetrics.Metric``. Without one, the score is the agreement with the original model.
         loss: ``(outputs, targets) -> scalar``; recovery distils from the original model without it.
         collate: ``list[(inputs, target)] -> (inputs, targets)``, for variable-length inputs.
+        licences: of what goes into a bundle: ``{"model": "MIT", "data": "CC-BY-4.0"}``. Bundles carry them.
+        preprocessing: what raw data need before the model can take them, in words, or a file that declares it (a
+            ``Path``, absolute or beside the working directory). Bundles carry it; nothing runs it.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Workload:
     metric: Callable[..., Any] | None = None
     loss: Callable[..., Any] | None = None
     collate: Callable[..., Any] | None = None
+    licences: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: str | Path | None = None
 
 
 def load_workload(reference: str) -> Workload:

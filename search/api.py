@@ -10,16 +10,25 @@ from typing import Any
 from evaluators import registry
 from evaluators.errors import InfrastructureError, UsageError
 from evaluators.frozen import Frozen
+from evaluators.joint_space import JointSpace, derive_joint_space
 from evaluators.parameters import Number
 from evaluators.profile import Problem, WorkloadProfile
-from evaluators.space import Exclusion, Space, derive_space
-from evaluators.target import Target, probe_target, versions
+from evaluators.space import Exclusion
+from evaluators.target import probe_target
 from evaluators.workload import Workload, absolute_reference, reference_of
+from search.fleet import Fleet, known_targets, local_capabilities, targets_of
 from search.home import home_folder
+from search.machines import BackendReport as BackendReport
+from search.machines import DoctorReport as DoctorReport
+from search.machines import TargetReport as TargetReport
+from search.machines import WorkerReport as WorkerReport
+from search.machines import doctor as doctor
+from search.machines import work as run_worker
 from search.progress import Progress, Silent
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec, load_spec
 from search.view import search_result, trial_results
+from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.records import SearchRecord
 from workers.sandbox import Sandbox
@@ -49,27 +58,10 @@ class SpaceReport(Frozen):
 
     workload: str
     target: str
+    targets: tuple[str, ...] = ()
     size: int
     dimensions: tuple[DimensionReport, ...]
     exclusions: tuple[Exclusion, ...]
-
-
-class BackendReport(Frozen):
-    """Whether a backend can be used here, or why not and what to install."""
-
-    name: str
-    usable: bool
-    reason: str | None
-    versions: dict[str, str]
-    schemes: tuple[str, ...]
-
-
-class DoctorReport(Frozen):
-    """This machine's target and every backend."""
-
-    target: Target
-    fingerprint: str
-    backends: tuple[BackendReport, ...]
 
 
 class StatusReport(Frozen):
@@ -146,35 +138,45 @@ def space(workload: str, home: Path, spec: SearchSpec | None = None) -> SpaceRep
     found = check(workload, home)
     if found.profile is None:
         raise UsageError("; ".join(problem.what for problem in found.problems))
-    legal = space_of(found.profile, spec)
+    legal = space_of(found.profile, spec, home)
     return SpaceReport(
-        workload=found.profile.name, target=legal.target.name, size=legal.size, dimensions=_dimensions(legal),
-        exclusions=legal.exclusions,
+        workload=found.profile.name, target=",".join(legal.targets), targets=legal.targets, size=legal.size,
+        dimensions=_dimensions(legal), exclusions=legal.exclusions,
     )  # fmt: skip
 
 
-def space_of(profile: WorkloadProfile, spec: SearchSpec | None) -> Space:
-    """Derive the space of a profile under a spec's restrictions."""
-    target = probe_target()
-    if spec is None:
-        return derive_space(profile, target)
-    if spec.target and target.name not in spec.target:
-        raise UsageError(f"no worker for {', '.join(spec.target)}: this machine is {target.name}")
-    return derive_space(profile, target, only_backends=spec.backend, batch_sizes=spec.batch_size, threads=spec.threads)
+def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> JointSpace:
+    """Derive the space of a profile under a spec's restrictions; other machines' workers have told what they can.
+
+    Raises:
+        UsageError: no worker of a target has ever been there.
+    """
+    spec = spec or SearchSpec(workload=profile.reference)
+    targets = targets_of(spec)
+    with _ledger(home) as ledger:
+        fleet = Fleet(ledger, home, targets, local_capabilities(targets))
+        known = fleet.capabilities()
+        for target in targets:
+            if target not in known:
+                raise UsageError(f"nobody has told yet what {target} can run; {fleet.waiting_for(target)}")
+    return derive_joint_space(profile, known, only_backends=spec.backend, batch_sizes=spec.batch_size,
+                              threads=spec.threads)  # fmt: skip
 
 
-def doctor() -> DoctorReport:
-    """Probe this machine and every backend."""
-    target = probe_target()
-    backends = []
-    for name, backend in registry.backends().items():
-        reason = backend.unusable(target)
-        schemes = tuple(scheme for owner, scheme in registry.quantizers() if owner == name)
-        backends.append(
-            BackendReport(name=name, usable=reason is None, reason=reason,
-                          versions=versions("torch", *backend.requires), schemes=schemes)
-        )  # fmt: skip
-    return DoctorReport(target=target, fingerprint=target.fingerprint, backends=tuple(backends))
+def work(
+    home: Path, *, target: str | None = None, device: str | None = None, name: str | None = None,
+    say: Callable[[str], None] = lambda text: None, drain: Cancellation | None = None,
+    abort: Cancellation | None = None,
+) -> WorkerReport:  # fmt: skip
+    """Run the trials that searches of ``home`` queue for one target of this machine, until ``drain`` or ``abort``.
+
+    Raises:
+        UsageError: this machine has no such target, no such device, or the target can run nothing.
+    """
+    probe_target(target)  # before a home is made for nothing
+    with _ledger(home) as ledger:
+        return run_worker(ledger, _writable(home), target=target, device=device, name=name, say=say,
+                          drain=drain or Cancellation(), abort=abort or Cancellation())  # fmt: skip
 
 
 def searches(home: Path) -> list[StatusReport]:
@@ -221,7 +223,7 @@ def report(reference: str, home: Path, output: Path | None = None) -> Path:
     path = output or home / "reports" / record.id / "report.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_report(view, found, record.profile, probe_target(), path)
+        write_report(view, found, record.profile, known_targets(view.targets, home), path)
     except OSError as error:
         raise UsageError(f"report {path} cannot be written: {error.strerror}") from error
     return path
@@ -263,7 +265,8 @@ def _status(ledger: Ledger, record: SearchRecord, home: Path) -> StatusReport:
     if record.result is not None and record.status != "running":
         view = SearchResult.model_validate(record.result)
     else:
-        view = search_result(record, spec, found, probe_target().name, home, interrupted=record.status == "interrupted")
+        targets = targets_of(spec)
+        view = search_result(record, spec, found, targets, home, interrupted=record.status == "interrupted")
     return StatusReport(
         search=record.id, name=record.name, workload=record.workload, spec=spec, status=record.status,
         created_at=record.created_at, elapsed_s=record.elapsed_s, trials_wanted=spec.trials, result=view,
@@ -274,7 +277,7 @@ def _trials(ledger: Ledger, record: SearchRecord) -> list[TrialResult]:
     return trial_results(ledger.trials(record.id), SearchSpec.model_validate(record.spec))
 
 
-def _dimensions(legal: Space) -> tuple[DimensionReport, ...]:
+def _dimensions(legal: JointSpace) -> tuple[DimensionReport, ...]:
     return tuple(
         DimensionReport(
             name=name, values=parameter.values, default=parameter.default,

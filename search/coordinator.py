@@ -6,29 +6,34 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from evaluators.candidate import Candidate
+from evaluators.capabilities import Capabilities
 from evaluators.errors import UsageError
+from evaluators.joint_space import JointSpace, derive_joint_space
 from evaluators.outcome import Outcome
 from evaluators.profile import WorkloadProfile
-from evaluators.space import Space, derive_space
-from evaluators.target import probe_target
+from evaluators.target import Target
 from search.final_comparison import run_final_comparison
+from search.fleet import Fleet, local_capabilities, targets_of
+from search.fleet_loop import FleetLoop
 from search.progress import Progress
 from search.projection import Projection
 from search.result import SearchResult, TrialResult
-from search.spec import SearchSpec, memory_limit
+from search.spec import SearchSpec
 from search.trial_loop import Session, TrialLoop
 from search.view import count_trials, search_result, trial_results
-from workers.lease import Cancellation, owner_is_alive
+from workers.lease import Cancellation, owner_is_alive, wait_for
 from workers.ledger import Ledger
 from workers.locks import search_lock
 from workers.records import SearchRecord, SearchStatus
 from workers.sandbox import Sandbox
-from workers.supervisor import Supervisor, TrialSettings, run_profile
+from workers.settings import TrialSettings, default_memory_limit
+from workers.supervisor import Supervisor, run_profile
+from workers.worker import Worker
 
 WATCH_SECONDS = 1.0
 
@@ -42,7 +47,10 @@ class Coordinator:
         self._record = record
         self._spec = SearchSpec.model_validate(record.spec)
         self._progress = progress
-        self._target = probe_target()
+        self._targets = targets_of(self._spec)
+        self._local = local_capabilities(self._targets)
+        self._fleet = Fleet(ledger, home, self._targets, self._local)
+        self._known: dict[str, Capabilities] = {}
         self._stop = Cancellation()
         self._interrupted = False
         self._notes: list[str] = []
@@ -66,27 +74,71 @@ class Coordinator:
                 return self._conclude(projection)
 
     def _search(self, sandbox: Sandbox, projection: Projection) -> None:
+        self._unknown_targets()
         profile = self._profile(sandbox)
-        if profile is None:
+        if profile is None or not self._know_targets():
             return
         space = self._space(profile)
-        projection.start(self._record, self._spec, profile, self._target)
+        projection.start(self._record, self._spec, profile, self._found_targets)
         self._ledger.requeue_lost(self._record.id, owner_is_alive)
         settings = TrialSettings(
             profile=profile, constraints=self._spec.constraints, protocol=self._spec.protocol, seed=self._spec.seed,
-            trial_timeout_s=self._spec.trial_timeout_s, memory_limit_bytes=self.memory_limit_bytes,
+            trial_timeout_s=self._spec.trial_timeout_s, memory_limit_bytes=self._spec.memory_limit_bytes,
+            fingerprints=self._fleet.fingerprints,
         )  # fmt: skip
         session = Session(
             record=self._record, spec=self._spec, space=space, settings=settings, ledger=self._ledger,
             supervisor=Supervisor(self._ledger, sandbox, self._home), projection=projection, progress=self._progress,
             stop=self._stop, seconds_left=lambda: self.seconds_left, account=self._account, note=self._note,
+            remind=self._remind, fleet=self._fleet,
         )  # fmt: skip
-        loop = TrialLoop(session)
-        loop.run()
-        loop.complete_front()
-        run_final_comparison(session)
-        self._account()
-        loop.measure_nearest()
+        with self._workers(sandbox, settings):
+            loop = FleetLoop(session, self._fleet) if self._fleet.elsewhere else TrialLoop(session)
+            loop.run()
+            loop.complete_front()
+            run_final_comparison(session)
+            self._account()
+            loop.measure_nearest()
+
+    @contextmanager
+    def _workers(self, sandbox: Sandbox, settings: TrialSettings) -> Iterator[None]:
+        """Where a target is on another machine, tell workers about the search, and be one for each target of this one.
+
+        Otherwise this process runs its trials itself, one after the other, and no worker hears of them.
+        """
+        if not self._fleet.elsewhere:
+            yield
+            return
+        self._ledger.keep_settings(self._record.id, settings)
+        stop = Cancellation()
+        with ExitStack() as stack:
+            for target, capabilities in self._local.items():
+                worker = Worker(self._ledger, sandbox, self._home, capabilities, search_id=self._record.id,
+                                name=f"{self._record.name}-{target}")  # fmt: skip
+                thread = threading.Thread(target=worker.run, args=(stop, stop), name=worker.name, daemon=True)
+                thread.start()
+                stack.callback(thread.join)
+            stack.callback(stop.set)
+            yield
+
+    def _know_targets(self) -> bool:
+        """Wait until somebody has told what every target is; False where the time was up before that."""
+        while unknown := self._unknown_targets():
+            if self._stop.is_set or self.seconds_left <= 0:
+                break
+            wait_for((self._stop,), WATCH_SECONDS)
+        return not unknown
+
+    def _unknown_targets(self) -> list[str]:
+        """Return the targets of which nobody has told anything yet, and say that their workers are waited for."""
+        self._known = self._fleet.capabilities()
+        unknown = [target for target in self._targets if target not in self._known]
+        self._fleet.report(unknown, self._remind)
+        return unknown
+
+    @property
+    def _found_targets(self) -> tuple[Target, ...]:
+        return tuple(capabilities.target for capabilities in self._known.values())
 
     def _profile(self, sandbox: Sandbox) -> WorkloadProfile | None:
         """Return the workload's profile; where reading it kills the process, that is the outcome of the first trial."""
@@ -96,7 +148,7 @@ class Coordinator:
             return None
         answer = run_profile(
             sandbox, self._home, self._record.workload, seed=self._spec.seed, timeout_s=self._spec.trial_timeout_s,
-            memory_limit_bytes=self.memory_limit_bytes, cancel=(self._stop,),
+            memory_limit_bytes=self._spec.memory_limit_bytes or default_memory_limit(), cancel=(self._stop,),
         )  # fmt: skip
         if answer is None:
             return None
@@ -115,7 +167,7 @@ class Coordinator:
 
     def _record_unreadable(self, outcome: Outcome) -> None:
         """Record the float baseline as failed: the original model itself crashes, hangs or returns NaN."""
-        candidate = Candidate(target=self._target.name, backend="eager")
+        candidate = Candidate(target=self._targets[0], backend="eager")
         trial = self._ledger.add_trial(self._record.id, candidate, "baseline", evaluation_key="", gates=False)
         again = f"paretune reproduce {self._record.id} {trial.number} --home {self._home}"
         self._ledger.claim(trial.id, trial.attempt, "profile", 60.0)
@@ -123,12 +175,10 @@ class Coordinator:
         self._note("the original model itself fails, so there is nothing to search")
         self._progress.finished(self.trials()[0], count_trials(self.trials()), None)
 
-    def _space(self, profile: WorkloadProfile) -> Space:
+    def _space(self, profile: WorkloadProfile) -> JointSpace:
         spec = self._spec
-        if spec.target and self._target.name not in spec.target:
-            raise UsageError(f"no worker for {', '.join(spec.target)}: this machine is {self._target.name}")
-        space = derive_space(profile, self._target, only_backends=spec.backend, batch_sizes=spec.batch_size,
-                             threads=spec.threads)  # fmt: skip
+        space = derive_joint_space(profile, self._known, only_backends=spec.backend, batch_sizes=spec.batch_size,
+                                   threads=spec.threads)  # fmt: skip
         for exclusion in space.exclusions:
             self._note(f"left out: {exclusion.what}: {exclusion.why}")
         return space
@@ -139,24 +189,19 @@ class Coordinator:
         projection.deliver(self._ledger, self._record.id, self.trials())
         self._account()
         trials = self.trials()
-        projection.finish(self._result(trials), trials, self._record.profile, self._target)
+        projection.finish(self._result(trials), trials, self._record.profile, self._found_targets)
         self._account()
         result = self._result(trials, report=projection.report)
         self._ledger.update_search(self._record.id, status=status, result=result.to_json())
         return result
 
     def _result(self, trials: list[TrialResult], report: str | None = None) -> SearchResult:
-        return search_result(self._record, self._spec, trials, self._target.name, self._home,
+        return search_result(self._record, self._spec, trials, self._targets, self._home,
                              interrupted=self._interrupted, notes=self._notes, report=report)  # fmt: skip
 
     def trials(self) -> list[TrialResult]:
         """Return the search's trials as users see them."""
         return trial_results(self._ledger.trials(self._record.id), self._spec)
-
-    @property
-    def memory_limit_bytes(self) -> int:
-        """The private memory that one trial may map."""
-        return memory_limit(self._spec, self._target)
 
     @property
     def seconds_left(self) -> float:
@@ -174,6 +219,12 @@ class Coordinator:
         if text not in self._notes:
             self._notes.append(text)
             self._progress.note(text)
+
+    def _remind(self, text: str) -> None:
+        """Note a text, or say it again."""
+        if text in self._notes:
+            self._progress.note(text)
+        self._note(text)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

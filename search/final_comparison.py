@@ -28,6 +28,9 @@ def run_final_comparison(session: Session) -> None:
         compared = {row.trial for row in known.rows} if known else set[int]()
         if session.over or {trial.number for trial in wanted} <= compared:
             return
+        if not session.serves(target := wanted[0].candidate.target):
+            session.note(f"no final comparison: the best is on {target}, so it rests on one measurement of each trial")
+            return
         chosen = distinct([*wanted, *finalists(trials, session.spec)])
         known = _compare(session, chosen, known.seconds if known else 0.0)
         if known is None:
@@ -38,9 +41,11 @@ def run_final_comparison(session: Session) -> None:
 def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: float) -> Finals | None:
     """Time the bundles of ``chosen`` in turn, amend their trials, and return how they compare; None if it failed."""
     bundles = [trial.bundle for trial in chosen if trial.bundle is not None]
+    target = chosen[0].candidate.target
     found = session.supervisor.compare(
-        session.record.id, bundles, session.settings, min(session.seconds_left(), MOST_SECONDS), cancel=(session.stop,)
-    )
+        session.record.id, bundles, session.settings_on(target), min(session.seconds_left(), MOST_SECONDS),
+        target=target, cancel=(session.stop,),
+    )  # fmt: skip
     if found is None:
         return None
     if not isinstance(found, Comparison):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from evaluators.timing.comparison import BLOCKS
+from evaluators.timing.comparison import ROUND_SECONDS, TURNS
 from search.front import objective_value, total_violation
 from search.result import TrialResult
 from search.spec import SearchSpec
@@ -54,7 +54,7 @@ def _seconds(trial: TrialResult, spec: SearchSpec) -> float:
     call_s = trial.latency_ms.p50 / 1e3 if trial.latency_ms else 0.0
     warm_up = min(max(WARM_UP_S[0], WARM_UP_CALLS * call_s), WARM_UP_S[1])
     load = trial.stage_seconds.get("load", 0.0) + trial.stage_seconds.get("read", 0.0)
-    return spec.protocol.rounds * (STARTING_S + load + warm_up + BLOCKS * max(spec.protocol.block_seconds, call_s))
+    return spec.protocol.rounds * (STARTING_S + load + warm_up + max(ROUND_SECONDS, TURNS[0] * call_s))
 
 
 def _within(trials: Sequence[TrialResult], spec: SearchSpec) -> list[TrialResult]:
@@ -73,6 +73,6 @@ def _near(trial: TrialResult, first: TrialResult, spec: SearchSpec) -> bool:
     return max(abs(a), abs(b)) <= NEAR * min(abs(a), abs(b))
 
 
-def setting_of(trial: TrialResult) -> tuple[int, int]:
-    """Return batch size and threads: float models are compared with what has both."""
-    return trial.candidate.batch_size, trial.candidate.runtime.threads
+def setting_of(trial: TrialResult) -> tuple[str, int, int]:
+    """Return target, batch size and threads: float models are compared with what has all three."""
+    return trial.candidate.target, trial.candidate.batch_size, trial.candidate.runtime.threads

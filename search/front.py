@@ -8,7 +8,8 @@ from search.result import TrialResult
 
 
 def objective_value(trial: TrialResult, objective: str, percentile: str) -> float | None:
-    """The value to be *minimised*: latency in ms, negative throughput, or size in bytes; None if not measured.
+    """The value to be *minimised*: latency in ms, negative throughput, size in bytes, or the cost of a
+    million inferences; None if not measured.
 
     A time that was measured beside other programs counts as not measured: it is shown, and decides nothing.
     """
@@ -18,6 +19,8 @@ def objective_value(trial: TrialResult, objective: str, percentile: str) -> floa
         return None
     if objective == "latency":
         return trial.latency_at(percentile)
+    if objective == "cost":
+        return trial.cost_per_million
     return None if trial.throughput_per_s is None else -trial.throughput_per_s
 
 

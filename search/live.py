@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from search.result import TrialCounts, TrialResult
 from search.spec import SearchSpec
 from search.units import show_bytes, show_ms
-from search.wording import ending_of, show_rate, show_score, show_seconds, why_not
+from search.wording import ending_of, show_cost, show_rate, show_score, show_seconds, why_not
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -104,6 +104,8 @@ class LiveProgress:
     def _objective(self, trial: TrialResult) -> str:
         if self._spec.goal == "throughput":
             return show_rate(trial.throughput_per_s)
+        if self._spec.goal == "cost":
+            return f"{show_cost(trial.cost_per_million)} per million"
         if self._spec.goal == "size":
             return show_bytes(trial.size_bytes)
         return show_ms(trial.latency_at(self._spec.percentile))

@@ -47,12 +47,14 @@ class Projection:
     ) -> None:
         self._loader.join()
 
-    def start(self, record: SearchRecord, spec: SearchSpec, profile: WorkloadProfile, target: Target) -> None:
+    def start(
+        self, record: SearchRecord, spec: SearchSpec, profile: WorkloadProfile, targets: Sequence[Target]
+    ) -> None:
         """Open the search's parent run, and find the runs that earlier sessions made."""
         self._loader.join()
 
         def begin(tracking: Tracking) -> None:
-            tracking.start_search(record.id, record.name, spec, profile, target)
+            tracking.start_search(record.id, record.name, spec, profile, targets)
             self._started = True
 
         self._attempt("MLflow could not be reached; the search goes on and what happened is delivered later", begin)
@@ -78,8 +80,9 @@ class Projection:
         self._attempt("trials could not be logged to MLflow; they are delivered later", log)
 
     def finish(
-        self, result: SearchResult, trials: Sequence[TrialResult], profile: WorkloadProfile | None, target: Target
-    ) -> None:
+        self, result: SearchResult, trials: Sequence[TrialResult], profile: WorkloadProfile | None,
+        targets: Sequence[Target],
+    ) -> None:  # fmt: skip
         """Write the report and its picture, and complete the parent run with plots and the models of the front."""
         from search.pictures import pareto_png
         from search.report import write_report
@@ -87,7 +90,7 @@ class Projection:
         folder = self._home / "reports" / result.search
         folder.mkdir(parents=True, exist_ok=True)
         report, picture = folder / "report.html", folder / "front.png"
-        write_report(result, trials, profile, target, report)
+        write_report(result, trials, profile, targets, report)
         pareto_png(result, trials, picture)
         self.report = str(report)
         if profile is None or not self._started:

@@ -4,12 +4,14 @@ neighbours of the best in turn, and last the float references that the best is t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from evaluators.candidate import Candidate, Scalar
+from evaluators.joint_space import TARGET, JointSpace
 from evaluators.parameters import Number, Parameter
-from evaluators.space import Space
+from evaluators.space import Space, values_of
 from search.front import best_trial, nearest_trials, pareto_front
 from search.result import TrialResult
 from search.sampling import Sampler, Told
@@ -34,39 +36,44 @@ class Proposal:
 class Proposer:
     """Decides the next candidate from what is known; holds no state but its random numbers."""
 
-    def __init__(self, space: Space, spec: SearchSpec, sampler: Sampler, seed: int) -> None:
+    def __init__(self, space: JointSpace, spec: SearchSpec, sampler: Sampler, seed: int) -> None:
         self._space = space
         self._spec = spec
         self._sampler = sampler
         self._random = random.Random(seed)  # noqa: S311
 
-    def next(self, trials: Sequence[TrialResult], told: Mapping[str, Told | None], remaining: int) -> Proposal | None:
+    def next(
+        self, trials: Sequence[TrialResult], told: Mapping[str, Told | None], remaining: int,
+        avoid: Collection[str] = (),
+    ) -> Proposal | None:  # fmt: skip
         """Return the next proposal, or None if every candidate of the space was tried.
 
         ``told`` knows every candidate of the search by hash; ``remaining`` is the number of trials still allowed.
+        Nothing is proposed for the targets to ``avoid``: nobody is there to run it.
         """
-        missing = [item for item in self.references(trials) if item.candidate.hash not in told]
+        missing = [item for item in self.references(trials)
+                   if item.candidate.hash not in told and item.candidate.target not in avoid]  # fmt: skip
         if missing and remaining <= len(missing):
             return missing[0]
         for proposal in self._opening(trials):
-            if proposal.candidate.hash not in told:
+            if proposal.candidate.hash not in told and proposal.candidate.target not in avoid:
                 return proposal
-        if len(trials) % 2 and (neighbour := self._neighbour(trials, told)) is not None:
+        if len(trials) % 2 and (neighbour := self._neighbour(trials, told, avoid)) is not None:
             return Proposal(neighbour, "neighbour")
-        candidate = self._sampler.ask(told)
+        candidate = self._sampler.ask(told, avoid)
         return None if candidate is None else Proposal(candidate, "sampled")
 
     def references(self, trials: Sequence[TrialResult]) -> list[Proposal]:
-        """Return the unmodified float candidates of every backend at the batch size and threads of the best."""
+        """Return the unmodified float candidates of every backend at target, batch size and threads of the best."""
         best = best_trial(pareto_front(trials, self._spec.goal, self._spec.percentile))
         return [] if best is None else self.references_of(best.candidate)
 
     def references_of(self, candidate: Candidate) -> list[Proposal]:
         """Return the unmodified float candidates of every backend that ``candidate`` would be compared with."""
-        batch_size, threads = candidate.batch_size, candidate.runtime.threads
+        space, batch_size, threads = self._space.of(candidate.target), candidate.batch_size, candidate.runtime.threads
         return [
-            Proposal(self._space.as_written(backend, batch_size, threads), "reference", gates=False)
-            for backend, schemes in self._space.schemes.items()
+            Proposal(space.as_written(backend, batch_size, threads), "reference", gates=False)
+            for backend, schemes in space.schemes.items()
             if FLOAT in schemes
         ]
 
@@ -77,17 +84,22 @@ class Proposer:
             return None
         for name, candidates in neighbours(self._space, best.candidate).items():
             unseen = [candidate for candidate in candidates if candidate.hash not in told]
-            if unseen and name not in ("batch_size", "threads"):
+            if unseen and name not in (TARGET, "batch_size", "threads"):
                 return Proposal(unseen[0], "neighbour")
         return None
 
     def _opening(self, trials: Sequence[TrialResult]) -> Iterator[Proposal]:
-        """Yield the baseline, every backend's float model, and every backend's known-good recipes."""
-        space = self._space
+        """Yield the opening of every target, one of each in turn: one that is slow to answer holds up no other."""
+        openings = [self._opening_of(space, trials) for space in self._space.parts.values()]
+        for proposals in zip_longest(*openings):
+            yield from (proposal for proposal in proposals if proposal is not None)
+
+    def _opening_of(self, space: Space, trials: Sequence[TrialResult]) -> Iterator[Proposal]:
+        """Yield the baseline, every backend's float model, and every backend's known-good recipes on one target."""
         smallest = min(space.batch_sizes)
         if "eager" in space.schemes:
             yield Proposal(space.as_written("eager", smallest), "baseline", gates=False)
-        batch_size = self._filling_batch(trials)
+        batch_size = self._filling_batch(space, trials)
         for backend, schemes in space.schemes.items():
             if FLOAT in schemes:
                 yield Proposal(space.as_written(backend, batch_size), "baseline", gates=False)
@@ -95,16 +107,20 @@ class Proposer:
             yield from (Proposal(space.recipe(backend, scheme, batch_size), "recipe")
                         for scheme in schemes if scheme != FLOAT)  # fmt: skip
 
-    def _filling_batch(self, trials: Sequence[TrialResult]) -> int:
-        """Guess the batch size that fills the latency budget, from the baseline at the smallest one."""
-        sizes, budget = self._space.batch_sizes, self._spec.latency_budget_ms
-        first = next((trial.latency_at(self._spec.percentile) for trial in trials if trial.source == "baseline"), None)
-        if self._spec.goal != "throughput" or budget is None or not first:
+    def _filling_batch(self, space: Space, trials: Sequence[TrialResult]) -> int:
+        """Guess the batch size that fills the latency budget, from the target's baseline at the smallest one."""
+        sizes, budget = space.batch_sizes, self._spec.latency_budget_ms
+        baselines = (trial for trial in trials
+                     if trial.source == "baseline" and trial.candidate.target == space.target.name)  # fmt: skip
+        first = next((trial.latency_at(self._spec.percentile) for trial in baselines), None)
+        if self._spec.goal not in ("throughput", "cost") or budget is None or not first:
             return min(sizes)
         fitting = [size for size in sizes if first * (size / min(sizes)) / ASSUMED_SPEEDUP <= budget]
         return max(fitting, default=min(sizes))
 
-    def _neighbour(self, trials: Sequence[TrialResult], told: Mapping[str, Told | None]) -> Candidate | None:
+    def _neighbour(
+        self, trials: Sequence[TrialResult], told: Mapping[str, Told | None], avoid: Collection[str]
+    ) -> Candidate | None:
         """Return an unseen candidate one choice away from the best, or from another model of the front."""
         front = pareto_front(trials, self._spec.goal, self._spec.percentile) or nearest_trials(trials)
         if not front:
@@ -113,21 +129,26 @@ class Proposer:
         self._random.shuffle(anchors)
         for anchor in anchors:
             by_choice = neighbours(self._space, anchor.candidate)
-            unseen = {name: fresh for name, found in by_choice.items()
-                      if (fresh := [candidate for candidate in found if candidate.hash not in told])}  # fmt: skip
+            unseen = {
+                name: fresh for name, found in by_choice.items()
+                if (fresh := [each for each in found if each.hash not in told and each.target not in avoid])
+            }  # fmt: skip
             if unseen:
                 return unseen[self._random.choice(sorted(unseen))][0]
         return None
 
 
-def neighbours(space: Space, candidate: Candidate) -> dict[str, list[Candidate]]:
+def neighbours(joint: JointSpace, candidate: Candidate) -> dict[str, list[Candidate]]:
     """Return the candidates that differ in one choice, by its name, the nearest value first.
 
     Choices that a change brings with it take their known-good value; those that still apply keep theirs.
     """
+    space = joint.of(candidate.target)
     choices = space.choices_of(candidate)
     parameters = dict(space.dimensions())
-    found: dict[str, list[Candidate]] = {}
+    everything = values_of(candidate)
+    elsewhere = [_changed(other, everything) for other in joint.parts.values() if other is not space]
+    found: dict[str, list[Candidate]] = {TARGET: elsewhere} if elsewhere else {}
     for name, value in choices.items():
         for other in _by_distance(parameters[name], value):
             changed = _changed(space, choices, name, other)
@@ -136,7 +157,8 @@ def neighbours(space: Space, candidate: Candidate) -> dict[str, list[Candidate]]
     return found
 
 
-def _changed(space: Space, choices: Mapping[str, Scalar], name: str, value: Scalar) -> Candidate:
+def _changed(space: Space, choices: Mapping[str, Scalar], name: str = "", value: Scalar = "") -> Candidate:
+    """Return the candidate of ``space`` with these choices as far as they apply, and ``value`` for the one named."""
     backend = str(value if name == "backend" else choices.get("backend", next(iter(space.schemes))))
     scheme = next((kept for key, kept in choices.items() if key.endswith(".scheme")), None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluators.outcome import Constraint, Interval
 from evaluators.profile import WorkloadProfile
-from evaluators.target import Target, environment
+from evaluators.target import Accelerator, Target, environment
 from search.deciding import advice, decided_by
 from search.result import Finals, Relaxation, SearchResult, TrialResult
 from search.units import show_bytes, show_ms
@@ -26,6 +26,7 @@ from search.wording import (
     name_of,
     pruning_of,
     show_confidence,
+    show_cost,
     show_disturbed,
     show_doubt,
     show_drop,
@@ -60,18 +61,18 @@ def write_report(
     result: SearchResult,
     trials: Sequence[TrialResult],
     profile: WorkloadProfile | None,
-    target: Target | None,
+    targets: Sequence[Target],
     path: Path,
 ) -> Path:
     """Write the report of a search, finished or not, as one self-contained HTML file and return its path.
 
-    ``profile`` and ``target`` add what was searched and where; without them these facts are left out.
+    ``profile`` and ``targets`` add what was searched and where; without them these facts are left out.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                         lstrip_blocks=True)  # fmt: skip
-    page = pages.get_template("report.html").render(_facts(result, trials, profile, target))
+    page = pages.get_template("report.html").render(_facts(result, trials, profile, targets))
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".new")
     scratch.write_text(page, encoding="utf-8")
@@ -87,12 +88,13 @@ def script_json(text: str) -> str:
 
 
 def _facts(
-    result: SearchResult, trials: Sequence[TrialResult], profile: WorkloadProfile | None, target: Target | None
+    result: SearchResult, trials: Sequence[TrialResult], profile: WorkloadProfile | None, targets: Sequence[Target]
 ) -> dict[str, Any]:
     """Everything that the template shows, as text."""
     from plotly.offline import get_plotlyjs
 
     endings = {trial.number: ending_of(trial) for trial in trials}
+    columns = _columns(result, trials)
     return {
         "result": result,
         "title": profile.name if profile else result.name,
@@ -107,9 +109,9 @@ def _facts(
         "comparison": _comparison(result),
         "finals": result.finals and _finals(result.finals),
         "figures": {name: script_json(text) for name, text in _figures(result, trials).items()},
-        "columns": _COLUMNS,
-        "front_rows": [_row(trial, result) for trial in result.front],
-        "rows": [_row(trial, result) for trial in trials],
+        "columns": columns,
+        "front_rows": [_row(trial, result, columns) for trial in result.front],
+        "rows": [_row(trial, result, columns) for trial in trials],
         "endings": sorted(set(endings.values())),
         "backends": sorted({trial.candidate.backend for trial in trials}),
         "failures": _failures(trials),
@@ -119,7 +121,7 @@ def _facts(
             *(f"{item.what} {item.advice}".strip() for item in (profile.problems if profile else ())),
         ],
         "commands": _commands(result),
-        "environment": _environment(profile, target),
+        "environment": _environment(profile, targets),
         "version": environment().get("paretune", ""),
         "css": _packaged("report.css"),
         "script": _packaged("report.js"),
@@ -154,6 +156,8 @@ def _cards(result: SearchResult) -> list[dict[str, Any]]:
         ("latency", f"latency {result.percentile}", show_ms(best.latency_at(result.percentile)),
          spread and f"95 %: {spread}"),
         ("throughput", "throughput", show_rate(best.throughput_per_s), f"batch of {best.candidate.batch_size}"),
+        *([("cost", "cost of a million", show_cost(best.cost_per_million), f"on {best.candidate.target}")]
+          if best.cost_per_million is not None else []),
         ("", "accuracy", show_score(best.accuracy), f"drop {drop}"),
         ("", "against eager fp32", show_speedup(result.speedup),
          _against(base, result.speedup_ci95) if base else "not measured"),
@@ -230,6 +234,7 @@ def _comparison(result: SearchResult) -> dict[str, Any]:
         (f"latency {result.percentile}", lambda trial: show_ms(trial.latency_at(result.percentile)),
          lambda trial: show_interval("latency_ms", trial.latency_ms.ci95 if trial.latency_ms else None)),
         ("throughput", lambda trial: show_rate(trial.throughput_per_s), lambda trial: ""),
+        ("cost of a million inferences", lambda trial: show_cost(trial.cost_per_million), lambda trial: ""),
         ("accuracy", lambda trial: show_score(trial.accuracy),
          lambda trial: show_interval("accuracy", trial.accuracy_ci95)),
         ("accuracy drop", lambda trial: show_drop(trial.accuracy_drop, is_share(trial)),
@@ -274,6 +279,7 @@ class _Column:
 
 _COLUMNS = (
     _Column("#", "n", lambda t: str(t.number), lambda t: t.number),
+    _Column("Target", "", lambda t: t.candidate.target, lambda t: t.candidate.target),
     _Column(
         "Backend",
         "",
@@ -306,6 +312,7 @@ _COLUMNS = (
         note=lambda t: "beside other programs" if t.latency_ms and not t.latency_ms.clean else "",
     ),
     _Column("Throughput", "n", lambda t: show_rate(t.throughput_per_s), lambda t: t.throughput_per_s),
+    _Column("Per million", "n", lambda t: show_cost(t.cost_per_million), lambda t: t.cost_per_million),
     _Column(
         "Accuracy",
         "n",
@@ -320,14 +327,21 @@ _COLUMNS = (
 )
 
 
-def _row(trial: TrialResult, result: SearchResult) -> dict[str, Any]:
+def _columns(result: SearchResult, trials: Sequence[TrialResult]) -> tuple[_Column, ...]:
+    """Return the columns of the tables: targets where there are several, costs where there are prices."""
+    left_out = set() if len(result.targets) > 1 else {"Target"}
+    left_out |= set() if any(trial.cost_per_million is not None for trial in trials) else {"Per million"}
+    return tuple(column for column in _COLUMNS if column.title not in left_out)
+
+
+def _row(trial: TrialResult, result: SearchResult, columns: Sequence[_Column]) -> dict[str, Any]:
     best = result.best is not None and trial.number == result.best.number
     measured = "front" if trial.pareto else ending_of(trial).removesuffix(" a limit")
     kind = "best front" if best else measured if trial.outcome == "measured" else trial.outcome
     cells = [
         {"kind": column.kind, "trials_only": column.trials_only, "value": column.text(trial),
          "sort": "" if (order := column.order(trial)) is None else order, "note": column.note(trial)}
-        for column in _COLUMNS
+        for column in columns
     ]  # fmt: skip
     return {"kind": kind, "ending": ending_of(trial), "backend": trial.candidate.backend, "cells": cells}
 
@@ -364,11 +378,18 @@ def _commands(result: SearchResult) -> list[dict[str, str]]:
     return [{"does": does, "line": line} for does, line in wanted]
 
 
-def _environment(profile: WorkloadProfile | None, target: Target | None) -> list[tuple[str, str]]:
+def _accelerator(found: Accelerator | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    return [("accelerator", f"{found.name}, {found.memory_bytes / 1e9:.1f} GB, {found.driver}".rstrip(", "))]
+
+
+def _environment(profile: WorkloadProfile | None, targets: Sequence[Target]) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
-    if target is not None:
+    for target in targets:
         facts += [
-            ("target", target.name), ("processor", target.processor), ("cores", str(target.cores)),
+            ("target", target.name), *_accelerator(target.accelerator),
+            ("processor", target.processor), ("cores", str(target.cores)),
             ("memory", f"{target.memory_bytes / 1e9:.1f} GB"), ("system", target.system),
             ("features", ", ".join(target.features)), ("fingerprint", target.fingerprint),
         ]  # fmt: skip

@@ -9,27 +9,32 @@ from pathlib import Path
 from evaluators.outcome import Outcome
 from evaluators.target import probe_target
 from search.result import TrialResult, trial_result
-from search.spec import SearchSpec, memory_limit
+from search.spec import SearchSpec
 from workers.ledger import Ledger
 from workers.records import SearchRecord, TrialRecord
 from workers.sandbox import Sandbox
-from workers.supervisor import Supervisor, TrialSettings, run_profile
+from workers.settings import TrialSettings, default_memory_limit
+from workers.supervisor import Supervisor, run_profile
 
 
 def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path, show: Callable[[str], None]) -> TrialResult:
     """Run ``trial``'s candidate under its search's settings, ``show`` its log, and return how it ended this time.
 
     A scratch ledger holds it, so the search's own records stay as they are; stages that were cached stay cached.
+
+    Raises:
+        UsageError: the trial is of another target than this machine has.
     """
     spec = SearchSpec.model_validate(record.spec)
+    target = probe_target(trial.candidate.target)
     with Sandbox() as sandbox:
         if record.profile is None:
             outcome = _read_again(sandbox, record, spec, home)
         else:
             settings = TrialSettings(
                 profile=record.profile, constraints=spec.constraints, protocol=spec.protocol, seed=spec.seed,
-                trial_timeout_s=spec.trial_timeout_s, memory_limit_bytes=memory_limit(spec, probe_target()),
-            )  # fmt: skip
+                trial_timeout_s=spec.trial_timeout_s, memory_limit_bytes=spec.memory_limit_bytes,
+            ).on(target)  # fmt: skip
             outcome = _run_again(sandbox, trial, settings, record, home, show)
     if outcome is not None and outcome.failure is not None and outcome.failure.details:
         show(outcome.failure.details)
@@ -55,5 +60,5 @@ def _run_again(
 
 def _read_again(sandbox: Sandbox, record: SearchRecord, spec: SearchSpec, home: Path) -> Outcome | None:
     answer = run_profile(sandbox, home, record.workload, seed=spec.seed, timeout_s=spec.trial_timeout_s,
-                         memory_limit_bytes=memory_limit(spec, probe_target()))  # fmt: skip
+                         memory_limit_bytes=spec.memory_limit_bytes or default_memory_limit())  # fmt: skip
     return answer.outcome if answer else None

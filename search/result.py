@@ -42,6 +42,7 @@ class TrialResult(Frozen):
         feasible: measured in full, and every limit is kept at the search's confidence.
         undecided: measured in full, no limit is surely missed, and at least one is not surely kept.
         speedup: over eager fp32 at the same batch size and threads, timed in turn with this trial.
+        cost_per_million: of a million inferences at the price of the trial's target, null without one.
         accuracy_examples: how many of validation were scored; ``accuracy_complete`` says whether it was all.
         energy_j: of one call with the whole batch, where the machine tells it.
         diagnosis: what the runtime really executed.
@@ -61,6 +62,7 @@ class TrialResult(Frozen):
     latency_ms: LatencyResult | None = None
     speedup: Ratio | None = None
     throughput_per_s: float | None = None
+    cost_per_million: float | None = None
     accuracy: float | None = None
     accuracy_ci95: Interval | None = None
     accuracy_drop: float | None = None

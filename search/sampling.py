@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from evaluators.candidate import Candidate, Scalar
+from evaluators.joint_space import TARGET, JointSpace
 from evaluators.parameters import Number, Parameter
-from evaluators.space import Space
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -39,7 +39,7 @@ class Sampler:
     ``multivariate`` and ``group`` are on: below about 60 trials they are the steadier choice.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: JointSpace, seed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -50,13 +50,18 @@ class Sampler:
         self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
         self._running: dict[str, Trial] = {}
 
-    def ask(self, known: Mapping[str, Told | None]) -> Candidate | None:
+    def ask(self, known: Mapping[str, Told | None], avoid: Collection[str] = ()) -> Candidate | None:
         """Return a candidate that is not in ``known`` (by hash), or None if the space is exhausted.
 
         A repeat is answered with what is known of it (None: it still runs), and asked again; after ten repeats a random
-        unseen candidate takes its place.
+        unseen candidate takes its place. It is of none of the targets to ``avoid``.
         """
+        offered = [target for target in self._space.targets if target not in avoid]
+        if not offered:
+            return None
         for _ in range(ASKS_PER_CANDIDATE):
+            if len(offered) < len(self._space.targets):
+                self._study.enqueue_trial({TARGET: self._random.choice(offered)})
             trial = self._study.ask()
             candidate = self._space.walk(partial(_suggest, trial))
             if candidate.hash not in known:
@@ -67,17 +72,19 @@ class Sampler:
                 self._finish(trial, told)
             else:
                 self._study.tell(trial, state=_state("FAIL"))
-        return self.unseen(known)
+        return self.unseen(known, offered)
 
-    def unseen(self, known: Collection[str]) -> Candidate | None:
-        """Return a random candidate that is not in ``known``, or None if there is none."""
+    def unseen(self, known: Collection[str], targets: Sequence[str]) -> Candidate | None:
+        """Return a random candidate of these targets that is not in ``known``, or None if there is none."""
         for _ in range(RANDOM_TRIES):
-            candidate = self._space.walk(lambda _, parameter: self._random.choice(parameter.values))
+            space = self._space.of(targets[0] if len(targets) == 1 else self._random.choice(targets))
+            candidate = space.walk(lambda _, parameter: self._random.choice(parameter.values))
             if candidate.hash not in known:
                 return candidate
-        if self._space.size > SMALL_SPACE:
+        spaces = [self._space.of(target) for target in targets]
+        if sum(space.size for space in spaces) > SMALL_SPACE:
             return None
-        rest = [candidate for candidate in self._space.candidates() if candidate.hash not in known]
+        rest = [each for space in spaces for each in space.candidates() if each.hash not in known]
         return self._random.choice(rest) if rest else None
 
     def tell(self, candidate: Candidate, told: Told) -> None:

@@ -19,7 +19,7 @@ class Axis:
     """One quantity that trials are drawn over.
 
     Attributes:
-        name: ``latency``, ``throughput`` or ``size``, as in the search's objective.
+        name: ``latency``, ``throughput``, ``cost`` or ``size``, as in the search's objective.
         title: what the axis says, unit and better direction included.
         lower_is_better: whether the front lies to the left.
         value / interval: the quantity of a trial and its 95 % confidence interval; None where not measured.
@@ -108,6 +108,8 @@ def axes_of(result: SearchResult) -> tuple[Axis, ...]:
              lambda trial: trial.latency_ms.ci95 if trial.latency_ms else None, limits.get(latency)),
         Axis("throughput", "throughput (examples per second), more is better", False,
              lambda trial: trial.throughput_per_s, lambda trial: None),
+        *([Axis("cost", "cost of a million inferences, less is better", True, lambda trial: trial.cost_per_million,
+                lambda trial: None)] if result.objective == "cost" else []),
         Axis("size", "size on disk (MB), less is better", True,
              lambda trial: None if trial.size_bytes is None else trial.size_bytes / 1e6,
              lambda trial: None, limits.get("size_bytes"), 1e-6),

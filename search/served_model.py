@@ -5,6 +5,7 @@ MLflow copies this file into the model and runs it on load (models from code), s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import numpy as np
 
 from evaluators.backends.base import Runner
 from evaluators.batching import run_in_batches
-from evaluators.bundle import Manifest, read_manifest
+from evaluators.bundle import Manifest, open_bundle
 from evaluators.errors import WorkloadError
 from evaluators.registry import backend
 from evaluators.structure import Structure
+
+ALLOW_OTHER_TARGET = "PARETUNE_ALLOW_OTHER_TARGET"
+"""Environment variable that lets a portable bundle be served by other hardware than it was measured on."""
 
 
 class ServedBundle(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -30,10 +34,13 @@ class ServedBundle(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Check the bundle and load it.
 
         Raises:
-            IntegrityError: a file of the bundle is missing, foreign or altered.
+            IntegrityError: the bundle is not what was measured.
+            TargetMismatchError: it was measured on other hardware, and ``PARETUNE_ALLOW_OTHER_TARGET`` is not set.
         """
         bundle = Path(context.artifacts["bundle"])
-        self._manifest = read_manifest(bundle, verify=True)
+        # Models from code run code by being loaded; whoever loads one trusts the store that it came from.
+        other_target = os.environ.get(ALLOW_OTHER_TARGET, "") not in ("", "0")
+        self._manifest = open_bundle(bundle, trusted=True, other_target=other_target)
         self._runner = backend(self._manifest.candidate.backend).load(bundle, self._manifest)
 
     # MLflow takes the hint of ``model_input`` for a schema unless it is an array's; the signature says what it may be.

@@ -14,14 +14,13 @@ from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from evaluators.jobs import Protocol
 from evaluators.outcome import Constraint
-from evaluators.target import Target
 from search import units
+from search.prices import named_price, priced_targets
 
 ENVIRONMENT_PREFIX = "PARETUNE_"
 DEFAULT_ACCURACY_DROP = 0.01
-DEFAULT_MEMORY_SHARE = 0.8
 
-Objective = Literal["latency", "throughput", "size"]
+Objective = Literal["latency", "throughput", "size", "cost"]
 Percentile = Literal["p50", "p90", "p95", "p99"]
 BatchSizes = (1, 2, 4, 8, 16, 32, 64)
 
@@ -43,6 +42,7 @@ def _share(value: Any) -> Any:
         raise ValueError(f"{value!r} is not a share such as 0.95 or 95%") from None
 
 
+_Targets = Annotated[tuple[str, ...], BeforeValidator(priced_targets)]
 _Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Sizes = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 
@@ -51,9 +51,11 @@ class SearchSpec(Frozen):
     """One request: the workload, its limits, what to optimise, and how much may be spent.
 
     With a latency budget the default objective is ``throughput`` (the budget bounds the wait), without one it is
-    ``latency``. Without any accuracy limit, ``max_accuracy_drop`` is 0.01. A limit counts as kept where it is kept
-    with at least the probability ``confidence``. A block of calls whose threads waited more than ``max_foreign_load``
-    of its time for a processor that other programs used is timed again.
+    ``latency``; with prices for several targets it is ``cost``, the price of a million inferences. ``target`` lists
+    names, each perhaps with its price per hour: ``cpu-arm64=0.12``. Without any accuracy limit, ``max_accuracy_drop``
+    is 0.01. A limit counts as kept where it is kept with at least the probability ``confidence``. A block of calls
+    whose threads waited more than ``max_foreign_load`` of its time for a processor that other programs used is timed
+    again.
     """
 
     workload: str
@@ -69,7 +71,7 @@ class SearchSpec(Frozen):
     percentile: Percentile = "p95"
     confidence: Annotated[float, BeforeValidator(_share)] = Field(default=0.95, gt=0.5, lt=1, strict=True)
     max_foreign_load: Annotated[float, BeforeValidator(_share)] = Field(default=0.05, ge=0)
-    target: _Names = ()
+    target: _Targets = ()
     backend: _Names = ()
     batch_size: _Sizes = ()
     threads: int | None = Field(default=None, ge=1)
@@ -94,6 +96,14 @@ class SearchSpec(Frozen):
                 raise ValueError(f"batch size {size} must lie between 1 and 4096")
         return tuple(sorted(set(sizes)))
 
+    @field_validator("target")
+    @classmethod
+    def _targets_are_known_and_prices_above_zero(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        prices = dict(named_price(target) for target in targets)
+        if len(prices) < len(targets):
+            raise ValueError(f"a target is named twice in {','.join(targets)}; name each once")
+        return tuple(name if price is None else f"{name}={price!r}" for name, price in prices.items())
+
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, values: Any) -> Any:
@@ -103,9 +113,30 @@ class SearchSpec(Frozen):
         if values.get("max_accuracy_drop") is None and values.get("min_accuracy") is None:
             values["max_accuracy_drop"] = DEFAULT_ACCURACY_DROP
         if values.get("objective") is None:
-            budget = values.get("latency_budget_ms", values.get("latency_budget"))
-            values["objective"] = "latency" if budget is None else "throughput"
+            values["objective"] = _default_objective(values)
         return values
+
+    @model_validator(mode="after")
+    def _cost_needs_prices(self) -> SearchSpec:
+        unpriced = [name for name in self.targets if name not in self.prices]
+        if self.objective == "cost" and (unpriced or not self.targets):
+            missing = ", ".join(unpriced) or "the target"
+            raise ValueError(
+                f"objective cost needs the price per hour of {missing}; "
+                f"write it as --target {unpriced[0] if unpriced else 'NAME'}=PRICE"
+            )
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets that were asked for; none means this machine's default."""
+        return tuple(named_price(target)[0] for target in self.target)
+
+    @property
+    def prices(self) -> dict[str, float]:
+        """The price per hour of each target that has one."""
+        named = (named_price(target) for target in self.target)
+        return {name: price for name, price in named if price is not None}
 
     @property
     def goal(self) -> Objective:
@@ -134,9 +165,12 @@ class SearchSpec(Frozen):
         return Protocol(percentile=self.percentile, confidence=self.confidence, max_foreign_load=self.max_foreign_load)
 
 
-def memory_limit(spec: SearchSpec, target: Target) -> int:
-    """Return the private memory that one trial may map: as asked, else a share of what the machine has."""
-    return spec.memory_limit_bytes or int(DEFAULT_MEMORY_SHARE * target.memory_bytes)
+def _default_objective(values: Mapping[str, Any]) -> Objective:
+    targets = priced_targets(values.get("target") or ())
+    if isinstance(targets, tuple) and len(targets) > 1 and all("=" in str(target) for target in targets):
+        return "cost"
+    budget = values.get("latency_budget_ms", values.get("latency_budget"))
+    return "latency" if budget is None else "throughput"
 
 
 def load_spec(
@@ -226,7 +260,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _sentence(error: Any, origin: Mapping[str, str]) -> str:
     if not error["loc"]:
-        return str(error["msg"])
+        return str(error["msg"]).removeprefix("Value error, ")
     name, *position = (str(part) for part in error["loc"])
     field = names().get(name, name)
     if field == "workload" and error["type"] == "missing":

@@ -19,6 +19,7 @@ from search.wording import (
     name_of,
     pruning_of,
     show_confidence,
+    show_cost,
     show_disturbed,
     show_doubt,
     show_drop,
@@ -80,13 +81,15 @@ def trials_table(trials: Sequence[TrialResult]) -> RenderableType:
     from rich.text import Text
 
     labels = distinct_labels(trials)
-    table = _table("#", "candidate", "p95", "per s", "accuracy", "ending")
+    cost = ["per million"] if any(trial.cost_per_million for trial in trials) else []
+    table = _table("#", "candidate", "p95", "per s", *cost, "accuracy", "ending")
     for trial in trials:
         ending = ending_of(trial)
         style = "" if trial.feasible else "dim"
         table.add_row(
             Text(str(trial.number), style=style), Text(labels[trial.number], style=style),
             Text(show_ms(trial.latency_at("p95")), style=style), Text(_rate(trial), style=style),
+            *([Text(show_cost(trial.cost_per_million), style=style)] if cost else []),
             Text(show_score(trial.accuracy), style=style),
             Text(ending, style=_ENDINGS.get(ending, "red" if trial.outcome == "failed" else "")),
         )  # fmt: skip
@@ -102,12 +105,13 @@ def front_table(trials: Sequence[TrialResult]) -> RenderableType:
     if not trials:
         return Text("The front is empty: no trial is feasible.")
     labels = distinct_labels(trials)
-    table = _table("#", "candidate", "p95", "per s", "accuracy", "drop", "size")
+    cost = ["per million"] if any(trial.cost_per_million for trial in trials) else []
+    table = _table("#", "candidate", "p95", "per s", *cost, "accuracy", "drop", "size")
     for trial in trials:
         table.add_row(
             str(trial.number), Text(labels[trial.number]), show_ms(trial.latency_at("p95")),
-            _rate(trial), show_score(trial.accuracy), show_drop(trial.accuracy_drop, is_share(trial)),
-            show_bytes(trial.size_bytes),
+            _rate(trial), *([show_cost(trial.cost_per_million)] if cost else []), show_score(trial.accuracy),
+            show_drop(trial.accuracy_drop, is_share(trial)), show_bytes(trial.size_bytes),
         )  # fmt: skip
     return table
 
@@ -174,6 +178,7 @@ def _comparison(result: SearchResult) -> Table:
         (f"latency {result.percentile}", [show_ms(trial.latency_at(result.percentile)) for _, trial in shown]),
         ("  95 %", [_spread(trial) for _, trial in shown]),
         ("throughput", [show_rate(trial.throughput_per_s) for _, trial in shown]),
+        ("per million", [_cost(trial) for _, trial in shown]),
         ("accuracy", [show_score(trial.accuracy) for _, trial in shown]),
         ("drop", [show_drop(trial.accuracy_drop, is_share(trial)) for _, trial in shown]),
         ("size", [show_bytes(trial.size_bytes) for _, trial in shown]),
@@ -247,6 +252,10 @@ def _spread(trial: TrialResult) -> str:
 
 def _rate(trial: TrialResult) -> str:
     return show_rate(trial.throughput_per_s).removesuffix("/s")
+
+
+def _cost(trial: TrialResult) -> str:
+    return "" if trial.cost_per_million is None else show_cost(trial.cost_per_million)
 
 
 def _reasons(trials: Sequence[TrialResult]) -> list[Text]:

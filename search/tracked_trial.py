@@ -44,6 +44,7 @@ def metrics_of(trial: TrialResult) -> dict[str, float]:
     found["quality/drop"] = trial.accuracy_drop
     found["quality/examples"] = trial.accuracy_examples
     found |= _bounds("quality/accuracy", trial.accuracy_ci95) | _bounds("quality/drop", trial.accuracy_drop_ci95)
+    found["cost/per_million"] = trial.cost_per_million
     found["cost/size_mb"] = None if trial.size_bytes is None else trial.size_bytes / 1e6
     found["cost/peak_memory_mb"] = None if trial.peak_memory_bytes is None else trial.peak_memory_bytes / 1e6
     found["cost/device_memory_mb"] = None if trial.device_memory_bytes is None else trial.device_memory_bytes / 1e6
@@ -129,7 +130,8 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
         if trial is not None:
             found |= {
                 f"{name}/latency_{result.percentile}_ms": trial.latency_at(result.percentile),
-                f"{name}/throughput_per_s": trial.throughput_per_s, f"{name}/accuracy": trial.accuracy,
+                f"{name}/throughput_per_s": trial.throughput_per_s, f"{name}/cost_per_million": trial.cost_per_million,
+                f"{name}/accuracy": trial.accuracy,
                 f"{name}/drop": trial.accuracy_drop, f"{name}/size_mb": trial.size_bytes and trial.size_bytes / 1e6,
             }  # fmt: skip
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -51,7 +51,7 @@ class Tracking:
         self._client = open_client(self._home)
 
     def start_search(
-        self, search_id: str, name: str, spec: SearchSpec, profile: WorkloadProfile, target: Target
+        self, search_id: str, name: str, spec: SearchSpec, profile: WorkloadProfile, targets: Sequence[Target]
     ) -> str:
         """Return the search's parent run, which is made or, where a search goes on, found and set to running."""
         with mlflow_fails_as("start the search"):
@@ -65,7 +65,8 @@ class Tracking:
                 return self._parent
             tags = {
                 "paretune.search": search_id, "paretune.kind": "search", "paretune.name": name,
-                "paretune.target": target.name, "paretune.target_fingerprint": target.fingerprint,
+                "paretune.target": ",".join(target.name for target in targets),
+                "paretune.target_fingerprint": ",".join(target.fingerprint for target in targets),
                 "paretune.workload": profile.reference, "paretune.workload_fingerprint": profile.fingerprint,
                 "paretune.objective": spec.goal, "paretune.confidence": str(spec.confidence),
                 "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,14 @@ from pathlib import Path
 from evaluators.candidate import Candidate
 from evaluators.errors import IllegalCandidateError
 from evaluators.frozen import digest
+from evaluators.joint_space import JointSpace
 from evaluators.outcome import Outcome
 from evaluators.registry import backend as find_backend
 from evaluators.registry import quantizers
-from evaluators.space import Space
-from evaluators.target import environment
+from evaluators.target import environment_of
 from evaluators.verdicts import judge_all
 from search.finalists import comparison_seconds
+from search.fleet import Fleet
 from search.front import best_trial, nearest_trials, pareto_front
 from search.progress import Progress
 from search.projection import Projection
@@ -29,7 +30,8 @@ from search.view import count_trials, objective_of, trial_results
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.records import SearchRecord, TrialRecord
-from workers.supervisor import Supervisor, TrialSettings
+from workers.settings import TrialSettings
+from workers.supervisor import Supervisor
 
 FAILED_VIOLATION = 1.0
 FAILED = "failed"
@@ -45,7 +47,7 @@ class Session:
 
     record: SearchRecord
     spec: SearchSpec
-    space: Space
+    space: JointSpace
     settings: TrialSettings
     ledger: Ledger
     supervisor: Supervisor
@@ -55,6 +57,16 @@ class Session:
     seconds_left: Callable[[], float]
     account: Callable[[], None]
     note: Callable[[str], None]
+    remind: Callable[[str], None] = lambda text: None
+    fleet: Fleet | None = None
+
+    def settings_on(self, target: str) -> TrialSettings:
+        """Return the settings of trials on the machine of ``target``."""
+        return self.settings.on(self.space.of(target).target)
+
+    def serves(self, target: str) -> bool:
+        """Whether this machine serves ``target``."""
+        return self.fleet is None or target not in self.fleet.elsewhere
 
     @property
     def over(self) -> bool:
@@ -82,13 +94,13 @@ class TrialLoop:
         self._sampler = Sampler(session.space, session.spec.seed)
         self._proposer = Proposer(session.space, session.spec, self._sampler, session.spec.seed)
         self._told: dict[str, Told | None] = {}
-        self._seconds: dict[str, list[float]] = {}
+        self._seconds: dict[tuple[str, str], list[float]] = {}
 
     def run(self) -> None:
         """Run trials until their number, the time or the space is used up."""
         for trial in self._session.trials():
             self._learn(trial)
-        while not self._session.over and (record := self._next()) is not None:
+        while not self._session.over and (record := self._queued() or self._propose()) is not None:
             self._run(record)
 
     def measure_nearest(self) -> None:
@@ -110,22 +122,24 @@ class TrialLoop:
                 return
             self._run(session.ledger.rerun(f"{session.record.id}/{partly.number}", gates=False))
 
-    def _next(self) -> TrialRecord | None:
+    def _queued(self) -> TrialRecord | None:
+        records = self._session.ledger.trials(self._session.record.id)
+        return next((record for record in records if record.state == "QUEUED"), None)
+
+    def _propose(self, avoid: Collection[str] = ()) -> TrialRecord | None:
+        """Queue the next candidate, of none of the targets to ``avoid``; None if there is none that can be afforded."""
         session = self._session
-        records = session.ledger.trials(session.record.id)
-        queued = [record for record in records if record.state == "QUEUED"]
-        if queued:
-            return queued[0]
-        remaining = session.spec.trials - len(records)
+        trials = session.trials()
+        remaining = session.spec.trials - len(trials)
         if remaining <= 0:
             return None
-        trials = session.trials()
         missing = [item for item in self._proposer.references(trials) if item.candidate.hash not in self._told]
         if missing and self._seconds_left(trials) < self._seconds_for(missing):
             remaining = len(missing)
-        proposal = self._proposer.next(trials, self._told, remaining)
+        proposal = self._proposer.next(trials, self._told, remaining, avoid)
         if proposal is None:
-            session.note(f"every candidate of the space was tried ({len(records)})")
+            if not avoid:
+                session.note(f"every candidate of the space was tried ({len(trials)})")
             return None
         if not self._affordable(proposal, remaining, trials):
             proposal = missing[0] if missing else self._proposer.beside_best(trials, self._told)
@@ -138,17 +152,27 @@ class TrialLoop:
         )
 
     def _run(self, record: TrialRecord) -> None:
-        session = self._session
-        session.progress.started(record.number, record.candidate.label())
+        """See a trial through to its end, and learn from it."""
+        session, candidate = self._session, record.candidate
+        session.progress.started(record.number, candidate.label())
         begun = time.monotonic()
         if not self._answer(record):
-            session.supervisor.run(record.id, record.attempt, session.settings, cancel=(session.stop,))
+            settings = session.settings_on(candidate.target)
+            session.supervisor.run(record.id, record.attempt, settings, cancel=(session.stop,))
             if session.ledger.trial(record.id).state != "DONE":
                 session.ledger.withdraw(record.id)
                 return
-            self._seconds.setdefault(record.candidate.backend, []).append(time.monotonic() - begun)
+            self._took(candidate, time.monotonic() - begun)
+        self._conclude(record.number)
+
+    def _took(self, candidate: Candidate, seconds: float) -> None:
+        self._seconds.setdefault((candidate.target, candidate.backend), []).append(seconds)
+
+    def _conclude(self, number: int) -> None:
+        """Learn from a trial that has ended, show it, and deliver the news of it."""
+        session = self._session
         trials = session.trials()
-        done = next(trial for trial in trials if trial.number == record.number)
+        done = next(trial for trial in trials if trial.number == number)
         self._learn(done)
         session.progress.finished(done, count_trials(trials), session.best(trials))
         session.projection.deliver(session.ledger, session.record.id, trials)
@@ -200,10 +224,11 @@ class TrialLoop:
         """Name what an evaluation depends on; equal keys of different searches have equal results."""
         session = self._session
         profile, spec = session.settings.profile, session.spec
-        facts = [profile.fingerprint, session.space.target.fingerprint, spec.protocol.to_json(), spec.seed]
+        target = session.space.of(candidate.target).target
+        facts = [profile.fingerprint, target.fingerprint, spec.protocol.to_json(), spec.seed]
         quantizer = quantizers()[candidate.backend, candidate.quantization.scheme]
         libraries = (*find_backend(candidate.backend).requires, *quantizer.requires, "torch-pruning")
-        return digest([candidate.to_json(), facts, environment(*libraries)])
+        return digest([candidate.to_json(), facts, environment_of(target, *libraries)])
 
     def _affordable(self, proposal: Proposal, remaining: int, trials: Sequence[TrialResult]) -> bool:
         """Whether there is enough left for a proposal and, if it became the best, for what it must be compared with."""
@@ -219,7 +244,8 @@ class TrialLoop:
         return left if left == float("inf") else left - comparison_seconds(trials, self._session.spec)
 
     def _seconds_for(self, proposals: Sequence[Proposal]) -> float:
-        """Return what trials will take, with a reserve: as long as their backends' trials took so far."""
-        every = [seconds for backend in self._seconds.values() for seconds in backend]
-        known = [self._seconds.get(item.candidate.backend) or every or [0.0] for item in proposals]
+        """Return what trials will take, with a reserve: as long as trials of their targets and backends took so far."""
+        every = [seconds for group in self._seconds.values() for seconds in group]
+        keys = ((item.candidate.target, item.candidate.backend) for item in proposals)
+        known = [self._seconds.get(key) or every or [0.0] for key in keys]
         return RESERVE * sum(sum(seconds) / len(seconds) for seconds in known)

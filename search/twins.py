@@ -42,7 +42,7 @@ def find_twin(trial: TrialResult, trials: Sequence[TrialResult]) -> Twin | None:
         other for other in trials
         if other.latency_ms is not None and other.number != trial.number
         and other.candidate.quantization.scheme == "fp32" and other.candidate.backend == wanted.backend
-        and other.candidate.batch_size == wanted.batch_size
+        and other.candidate.batch_size == wanted.batch_size and other.candidate.target == wanted.target
         and (kind == "float" or other.candidate.pruning.structure == "none")
     ]  # fmt: skip
     if not offered:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from evaluators.outcome import Interval, Verdict
 from search.front import best_trial, nearest_trials, objective_value, pareto_front, undecided_trials
+from search.prices import cost_per_million
 from search.result import Finals, Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
 from search.spec import SearchSpec
 from workers.records import SearchRecord, TrialRecord
@@ -25,8 +26,16 @@ def trial_results(records: Iterable[TrialRecord], spec: SearchSpec) -> list[Tria
         )
         for record in records
     ]  # fmt: skip
+    if len(spec.targets) > 1:
+        found = [trial.model_copy(update={"label": f"{trial.label} on {trial.candidate.target}"}) for trial in found]
+    if prices := spec.prices:
+        found = [_priced(trial, prices.get(trial.candidate.target)) for trial in found]
     front = {trial.number for trial in pareto_front(found, spec.goal, spec.percentile)}
     return [trial.model_copy(update={"pareto": trial.number in front}) for trial in found]
+
+
+def _priced(trial: TrialResult, price_per_hour: float | None) -> TrialResult:
+    return trial.model_copy(update={"cost_per_million": cost_per_million(price_per_hour, trial.throughput_per_s)})
 
 
 def count_trials(trials: Sequence[TrialResult]) -> TrialCounts:
@@ -39,7 +48,7 @@ def count_trials(trials: Sequence[TrialResult]) -> TrialCounts:
 
 
 def search_result(
-    record: SearchRecord, spec: SearchSpec, trials: Sequence[TrialResult], target: str, home: Path,
+    record: SearchRecord, spec: SearchSpec, trials: Sequence[TrialResult], targets: Sequence[str], home: Path,
     *, interrupted: bool = False, notes: Sequence[str] = (), report: str | None = None, finals: Finals | None = None,
 ) -> SearchResult:  # fmt: skip
     """Draw the result of a search from its trials and, where there was one, its final comparison."""
@@ -56,7 +65,7 @@ def search_result(
     than_float, than_float_ci95 = compared(best_float, best, spec.percentile, finals)
     polluted, never_clean = disturbed(trials)
     return SearchResult(
-        search=record.id, name=record.name, workload=record.workload, targets=(target,), status=status,
+        search=record.id, name=record.name, workload=record.workload, targets=tuple(targets), status=status,
         objective=spec.goal, percentile=spec.percentile, constraints=spec.constraints, confidence=spec.confidence,
         baseline=baseline, best_float=best_float, best=best, speedup=faster, speedup_ci95=faster_ci95,
         speedup_over_float=than_float, speedup_over_float_ci95=than_float_ci95,
@@ -70,7 +79,7 @@ def search_result(
 
 
 def find_baseline(trials: Sequence[TrialResult], best: TrialResult | None) -> TrialResult | None:
-    """Return eager fp32 as the user wrote it, at the batch size and threads of ``best``; at batch size 1 without one.
+    """Return eager fp32 as the user wrote it, at target, batch size and threads of ``best``; at batch 1 without one.
 
     Where that one is missing, the one at another number of threads stands in.
     """
@@ -78,12 +87,16 @@ def find_baseline(trials: Sequence[TrialResult], best: TrialResult | None) -> Tr
     if best is None:
         return min(plain, key=lambda trial: (trial.candidate.batch_size, trial.number), default=None)
     wanted = best.candidate
-    same = [trial for trial in plain if trial.candidate.batch_size == wanted.batch_size and trial.outcome == "measured"]
+    same = [
+        trial for trial in plain
+        if trial.candidate.target == wanted.target and trial.candidate.batch_size == wanted.batch_size
+        and trial.outcome == "measured"
+    ]  # fmt: skip
     return min(same, key=lambda trial: trial.candidate.runtime.threads != wanted.runtime.threads, default=None)
 
 
 def find_best_float(trials: Sequence[TrialResult], best: TrialResult | None, spec: SearchSpec) -> TrialResult | None:
-    """Return the fastest unmodified fp32 model of any backend at the batch size of ``best``.
+    """Return the fastest unmodified fp32 model of any backend at the target and batch size of ``best``.
 
     One that was measured beside other programs stands in only where none was measured without.
     """
@@ -91,7 +104,7 @@ def find_best_float(trials: Sequence[TrialResult], best: TrialResult | None, spe
     found = [
         trial for trial in trials
         if trial.candidate.is_unmodified_float and trial.candidate.batch_size == size and trial.latency_ms is not None
-        and trial.outcome == "measured"
+        and trial.outcome == "measured" and (best is None or trial.candidate.target == best.candidate.target)
     ]  # fmt: skip
 
     def rank(trial: TrialResult) -> tuple[bool, float]:

@@ -50,6 +50,11 @@ def show_rate(per_second: float | None) -> str:
     return f"{per_second:,.0f}/s" if per_second >= 100 else f"{per_second:.3g}/s"
 
 
+def show_cost(per_million: float | None) -> str:
+    """Write what a million inferences cost, in the currency of the prices: ``0.0123``, ``4.56``."""
+    return NOTHING if per_million is None else f"{per_million:,.3g}" if per_million < 1000 else f"{per_million:,.0f}"
+
+
 def show_seconds(seconds: float | None) -> str:
     """Write a duration: ``0.4 s``, ``3 min 32 s``, ``2 h 05 min``."""
     if seconds is None:
@@ -269,6 +274,10 @@ def _best_facts(result: SearchResult, best: TrialResult) -> list[str]:
         facts = [f"{show_rate(best.throughput_per_s).removesuffix('/s')} examples/s with {latency}{batch}"]
     elif result.objective == "size":
         facts = [show_bytes(best.size_bytes), *facts]
+    elif result.objective == "cost":
+        facts = [f"{show_cost(best.cost_per_million)} for a million inferences", *facts]
+    if len(result.targets) > 1:
+        facts[0] = f"{facts[0]} on {best.candidate.target}"
     if result.speedup is not None:
         facts.append(_compared(result.speedup, result.speedup_ci95, "eager fp32"))
     if result.best_float is not None and result.best_float.number == best.number:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from evaluators.testing.summary import pytest_terminal_summary  # noqa: F401 - pytest finds it here
+
 ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores with each other: what they measure is never clean, and none of it is a figure.
 os.environ.setdefault("PARETUNE_MAX_FOREIGN_LOAD", "1000")

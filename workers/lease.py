@@ -23,14 +23,18 @@ def _host() -> str:
     return socket.gethostname()
 
 
-def owner_name() -> str:
-    """Name this process so that nobody else ever has the name: ``host:pid:start of the process``."""
-    return f"{_host()}:{os.getpid()}:{_started(os.getpid())}"
+def owner_name(part: str = "") -> str:
+    """Name this process so that nobody else ever has the name: ``host:pid:start of the process``.
+
+    ``part`` tells those apart who share a process: ``host:pid:start/part``.
+    """
+    name = f"{_host()}:{os.getpid()}:{_started(os.getpid())}"
+    return f"{name}/{part}" if part else name
 
 
 def owner_is_alive(owner: str) -> bool:
     """Whether the process named by ``owner`` may still live; only a process of this host can be known to be dead."""
-    host, pid, started = owner.rsplit(":", 2)
+    host, pid, started = owner.partition("/")[0].rsplit(":", 2)
     return host != _host() or _started(int(pid)) == started
 
 

@@ -19,12 +19,13 @@ from evaluators.errors import UsageError
 from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
-from workers.tables import Database, outbox, searches, trials
+from workers.registered import Workers
+from workers.tables import Database, outbox, searches, trial_settings, trials
 from workers.trials import Trials, post
 
 
-class Ledger(Trials):
-    """Searches, their trials, and the outbox of news about them. Safe to share between threads.
+class Ledger(Trials, Workers):
+    """Searches, their trials, those who run them, and the outbox of news about them. Safe to share between threads.
 
     Args:
         url: SQLAlchemy URL, e.g. ``sqlite:////home/me/.paretune/ledger.db``.
@@ -150,7 +151,8 @@ class Ledger(Trials):
         with self._database.writing() as connection:
             if connection.scalar(select(trials.c.id).where(trials.c.search_id == search_id).limit(1)) is not None:
                 raise UsageError(f"search {search_id!r} has trials; cancel it instead")
-            connection.execute(delete(outbox).where(outbox.c.search_id == search_id))
+            for table in (outbox, trial_settings):
+                connection.execute(delete(table).where(table.c.search_id == search_id))
             connection.execute(delete(searches).where(searches.c.id == search_id))
 
     def request_cancel(self, search_id: str, wanted: bool = True) -> None:

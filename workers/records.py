@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from evaluators.candidate import Candidate
+from evaluators.capabilities import Capabilities
 from evaluators.frozen import Frozen
 from evaluators.outcome import Outcome
 from evaluators.profile import WorkloadProfile
@@ -84,6 +85,21 @@ class AttemptRecord(Frozen):
     ended_how: EndedHow | None
 
 
+class WorkerRecord(Frozen):
+    """Somebody who runs trials of one target; ``ended_at`` is None while nobody has seen it leave."""
+
+    id: str
+    name: str
+    host: str
+    pid: int
+    target: str
+    capabilities: Capabilities
+    device: str
+    started_at: float
+    last_seen: float
+    ended_at: float | None
+
+
 class OutboxRecord(Frozen):
     """News for the projections (MLflow): this trial, or this search, has changed; read it from the ledger."""
 
@@ -109,3 +125,8 @@ def trial_record(row: Mapping[Any, Any]) -> TrialRecord:
     for name in ("candidate", "outcome"):
         values[name] = None if values[name] is None else json.loads(values[name])
     return TrialRecord.model_validate(values)
+
+
+def worker_record(row: Mapping[Any, Any]) -> WorkerRecord:
+    """Parse a row of ``workers``."""
+    return WorkerRecord.model_validate({**row, "capabilities": json.loads(row["capabilities"])})

@@ -5,49 +5,25 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field
-
 from evaluators.errors import InfrastructureError
-from evaluators.frozen import Frozen
-from evaluators.jobs import CompareJob, Comparison, JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob, Protocol
-from evaluators.outcome import Constraint, Failure, FailureKind, Outcome
-from evaluators.profile import WorkloadProfile
+from evaluators.jobs import CompareJob, Comparison, JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
+from evaluators.outcome import Failure, FailureKind, Outcome
+from evaluators.target import device_of, devices_of
 from workers.deaths import outcome_of_death
 from workers.lease import Cancellation, Heartbeat, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.locks import device_lock
 from workers.records import TrialRecord
 from workers.sandbox import AnyJob, Sandbox, SandboxResult
+from workers.settings import TrialSettings
 
 # What is left to a measurement whose preparation has used up the trial's time: enough to say so.
 _LEAST_SECONDS = 1.0
-
-
-class TrialSettings(Frozen):
-    """What the trials of a search have in common.
-
-    Attributes:
-        trial_timeout_s: time for preparing and measuring together; waiting for the device does not count.
-        memory_limit_bytes: private memory that a job may map (Linux only).
-        lease_seconds: after so long without a heartbeat a trial is given to somebody else.
-        device: what is measured on; one trial at a time holds it on each host.
-        prepare_holds_device: whether preparing would disturb a measurement on the device, as it does on a CPU.
-    """
-
-    profile: WorkloadProfile
-    constraints: tuple[Constraint, ...] = ()
-    protocol: Protocol = Protocol()
-    seed: int = 0
-    trial_timeout_s: float = Field(default=600.0, gt=0)
-    memory_limit_bytes: int | None = Field(default=None, gt=0)
-    lease_seconds: float = Field(default=60.0, gt=0)
-    device: str = "cpu"
-    prepare_holds_device: bool = True
 
 
 class Supervisor:
@@ -58,16 +34,20 @@ class Supervisor:
         sandbox: where their jobs run.
         home: folder for bundles, caches and job logs (``jobs/SEARCH/NUMBER-ATTEMPT/``).
         owner: the name on the leases, ``owner_name()`` unless told.
+        device: what is measured on, ``cuda:1``: one trial at a time holds it on each host; the first device of a
+            candidate's target unless told.
         locks: folder of the device locks, the user's own unless told.
     """
 
     def __init__(
-        self, ledger: Ledger, sandbox: Sandbox, home: Path, *, owner: str | None = None, locks: Path | None = None
-    ) -> None:
+        self, ledger: Ledger, sandbox: Sandbox, home: Path, *, owner: str | None = None, device: str | None = None,
+        locks: Path | None = None,
+    ) -> None:  # fmt: skip
         self._ledger = ledger
         self._sandbox = sandbox
         self._home = home.resolve()
         self._owner = owner or owner_name()
+        self._device = device
         self._locks = locks
 
     def run(
@@ -106,9 +86,10 @@ class Supervisor:
         settings: TrialSettings,
         seconds: float,
         *,
+        target: str = "cpu",
         cancel: Sequence[Cancellation] = (),
     ) -> Comparison | Failure | None:
-        """Time built bundles in turn on the device, for at most ``seconds``.
+        """Time built bundles of ``target`` in turn on its device, for at most ``seconds``.
 
         Returns:
             What was found, or why it could not be; None where ``cancel`` was set.
@@ -118,12 +99,14 @@ class Supervisor:
         """
         job = CompareJob(bundles=tuple(bundles), profile=settings.profile, home=str(self._home), seconds=seconds,
                          protocol=settings.protocol, seed=settings.seed)  # fmt: skip
-        with device_lock(settings.device, folder=self._locks, wait=partial(wait_for, cancel)) as held:
+        device = self._device_for(target)
+        env = job_environment(self._home, 1) | device_environment(device)
+        with device_lock(device, folder=self._locks, wait=partial(wait_for, cancel)) as held:
             if not held:
                 return None
             ended = self._sandbox.run(
                 job, self._home / "jobs" / search_id / "compare", timeout_s=seconds + settings.trial_timeout_s,
-                memory_limit_bytes=settings.memory_limit_bytes, env=job_environment(self._home, 1), cancel=cancel,
+                memory_limit_bytes=settings.memory_limit_bytes, env=env, cancel=cancel,
             )  # fmt: skip
         if ended.cancelled:
             return None
@@ -136,19 +119,22 @@ class Supervisor:
         self, trial: TrialRecord, attempt: int, settings: TrialSettings, cancel: Sequence[Cancellation]
     ) -> Outcome | None:
         folder = self._home / "jobs" / trial.search_id / f"{trial.number}-{attempt}"
+        device = self._device_for(trial.candidate.target)
+        holds = device == "cpu" if settings.prepare_holds_device is None else settings.prepare_holds_device
         with ExitStack() as stack:
 
             def hold_device() -> bool:
                 wait = partial(wait_for, cancel)
-                return stack.enter_context(device_lock(settings.device, folder=self._locks, wait=wait))
+                return stack.enter_context(device_lock(device, folder=self._locks, wait=wait))
 
             def run(job: AnyJob, timeout_s: float, threads: int) -> SandboxResult:
-                limit, env = settings.memory_limit_bytes, job_environment(self._home, threads)
+                limit = settings.memory_limit_bytes
+                env = job_environment(self._home, threads) | device_environment(device)
                 return self._sandbox.run(
                     job, folder / job.job, timeout_s=timeout_s, memory_limit_bytes=limit, env=env, cancel=cancel
                 )
 
-            if settings.prepare_holds_device and not hold_device():
+            if holds and not hold_device():
                 return None
             made = run(_prepare_job(trial, settings, self._home), settings.trial_timeout_s, _all_cores())
             if made.cancelled:
@@ -156,7 +142,7 @@ class Supervisor:
             prepared = _answer(made, settings)
             if isinstance(prepared, Outcome):
                 return self._complete(trial, prepared, None)
-            if not settings.prepare_holds_device and not hold_device():
+            if not holds and not hold_device():
                 return None
             left_s = max(settings.trial_timeout_s - made.seconds, _LEAST_SECONDS)
             threads = trial.candidate.runtime.threads
@@ -167,6 +153,10 @@ class Supervisor:
         if isinstance(outcome, Prepared):
             outcome = _unanswered("measure")
         return self._complete(trial, outcome, prepared)
+
+    def _device_for(self, target: str) -> str:
+        """Return the device that trials of ``target`` are measured on."""
+        return self._device or next(iter(devices_of(target)), f"{device_of(target)}:0")
 
     def _complete(self, trial: TrialRecord, outcome: Outcome, prepared: Prepared | None) -> Outcome:
         """Add to an outcome what both jobs took and made, what it answers, and how to see a failure again."""
@@ -241,6 +231,20 @@ def job_environment(home: Path, threads: int) -> dict[str, str]:
         "NNCF_CI": "1",
         "TF_BUILD": "paretune",
     }
+
+
+def device_environment(device: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what makes a job see one GPU and no other, ``cuda:1``; nothing for what is no GPU.
+
+    The number counts those that ``environment`` leaves to this process, in the order in which the driver counts them.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return {}
+    left = environment.get("CUDA_VISIBLE_DEVICES")
+    names = left.split(",") if left else []
+    chosen = names[int(number)].strip() if int(number or 0) < len(names) else number or "0"
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": chosen}
 
 
 def _prepare_job(trial: TrialRecord, settings: TrialSettings, home: Path) -> PrepareJob:

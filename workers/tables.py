@@ -102,6 +102,28 @@ outbox = Table(
     Index("outbox_pending", "search_id", "delivered_at"),
 )
 
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("host", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("capabilities", Text, nullable=False),
+    Column("device", String(32), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("last_seen", Double, nullable=False),
+    Column("ended_at", Double),
+)
+
+trial_settings = Table(
+    "trial_settings",
+    metadata,
+    Column("search_id", ForeignKey("searches.id"), primary_key=True),
+    Column("settings", Text, nullable=False),
+)
+
 
 class Database:
     """One database with the ledger's tables, made at the first use.

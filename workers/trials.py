@@ -11,7 +11,7 @@ from evaluators.candidate import Candidate
 from evaluators.errors import UsageError
 from evaluators.outcome import Failure, FailureKind, Outcome
 from workers.records import AttemptRecord, EndedHow, TrialRecord, TrialSource, trial_record
-from workers.tables import Database, attempts, outbox, searches, trials
+from workers.tables import Database, attempts, outbox, searches, trial_settings, trials
 
 MAX_LOSSES = 8
 
@@ -43,6 +43,29 @@ class Trials:
         """
         with self._database.reading() as connection:
             return trial_record(_row(connection, trial_id))
+
+    def queued(self, target: str, search_id: str | None = None) -> tuple[TrialRecord, ...]:
+        """Return the trials of running searches that wait for ``target``, the one that has waited longest first.
+
+        Only searches that have told how their trials are run are looked at; the others run them themselves. Reading
+        does not take a trial: ``claim`` does, and may find that somebody else was quicker.
+        """
+        running = and_(searches.c.status == "running", searches.c.cancel_requested.is_(False))
+        told = trial_settings.c.search_id == trials.c.search_id
+        waiting = select(trials).join(searches).join(trial_settings, told).where(trials.c.state == "QUEUED", running)
+        if search_id is not None:
+            waiting = waiting.where(trials.c.search_id == search_id)
+        with self._database.reading() as connection:
+            rows = connection.execute(waiting.order_by(trials.c.created_at, trials.c.number)).mappings().all()
+        records = (trial_record(row) for row in rows)
+        return tuple(record for record in records if record.candidate.target == target)
+
+    def progress(self, search_id: str) -> tuple[tuple[int, int, str], ...]:
+        """Return number, attempt and state of a search's trials: cheap to read, and it changes whenever one does."""
+        columns = (trials.c.number, trials.c.attempt, trials.c.state)
+        wanted = select(*columns).where(trials.c.search_id == search_id).order_by(trials.c.number)
+        with self._database.reading() as connection:
+            return tuple((row[0], row[1], row[2]) for row in connection.execute(wanted))
 
     def attempts(self, trial_id: str) -> tuple[AttemptRecord, ...]:
         """Return every try at running a trial, the first one first."""
@@ -167,10 +190,18 @@ class Trials:
             return trial_record(_row(connection, trial_id))
 
     def withdraw(self, trial_id: str) -> bool:
-        """Take a queued rerun back, so that the trial is finished with its earlier outcome; False if there is none."""
+        """Take a rerun back, so that the trial is finished with its earlier outcome; False if there is none.
+
+        Whoever runs it loses the lease, and stops.
+        """
         with self._database.writing() as connection:
-            queued = and_(trials.c.id == trial_id, trials.c.state == "QUEUED", trials.c.outcome.is_not(None))
-            return _change(connection, queued, {"state": "DONE"})
+            row = _row(connection, trial_id)
+            again = and_(_at(trial_id, row["attempt"], row["state"]), trials.c.outcome.is_not(None))
+            if row["state"] == "DONE" or not _change(connection, again, _UNOWNED | {"state": "DONE"}):
+                return False
+            if row["state"] == "RUNNING":
+                _end_attempt(connection, trial_id, row["attempt"], "released", self._clock())
+            return True
 
     def requeue_lost(
         self, search_id: str, is_alive: Callable[[str], bool], *, max_losses: int = MAX_LOSSES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -50,6 +49,8 @@ class Backend(ABC):
         threads_at_build: whether ``build`` bakes the number of threads into the bundle.
         options_at_build: names of the options that ``build`` bakes into the bundle.
         builds_anywhere: whether ``build`` works on a machine that is not the target.
+        formats: suffixes of files in its bundles besides those that docs/bundles.md lists (``.gguf``); such bundles are
+            loaded only where somebody vouches for them, and on no other target.
     """
 
     name: ClassVar[str]
@@ -62,6 +63,7 @@ class Backend(ABC):
     threads_at_build: ClassVar[bool] = False
     options_at_build: ClassVar[tuple[str, ...]] = ()
     builds_anywhere: ClassVar[bool] = False
+    formats: ClassVar[tuple[str, ...]] = ()
 
     def unusable(self, target: Target) -> str | None:
         """Return why this backend cannot run on ``target`` and what to install, or None if it can.
@@ -71,9 +73,7 @@ class Backend(ABC):
         if target.device not in self.devices:
             return f"{self.name} serves {', '.join(self.devices)}, and {target.name} is {target.device}"
         for distribution in self.requires:
-            try:
-                metadata.version(distribution)
-            except metadata.PackageNotFoundError:
+            if target.version_of(distribution) is None:
                 advice = f"pip install 'paretune[{self.extra}]'" if self.extra else f"pip install {distribution}"
                 return f"{distribution} is not installed: {advice}"
         return None

@@ -112,11 +112,13 @@ class EagerRunner:
     def __init__(self, module: torch.nn.Module, manifest: Manifest, channels_last: bool) -> None:
         self._module = module
         self._inputs = manifest.inputs
+        self._batch_size = manifest.candidate.batch_size
         self._channels_last = channels_last
 
     def prepare(self, batch: Arrays) -> Any:
         import torch
 
+        self._inputs.check(batch, self._batch_size)
         tensors = [torch.tensor(batch[spec.name], dtype=getattr(torch, spec.dtype)) for spec in self._inputs.tensors]
         return self._inputs.pack(tensors)
 

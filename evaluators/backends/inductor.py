@@ -16,6 +16,7 @@ import numpy as np
 
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.backends.eager import tensors_to_arrays
+from evaluators.backends.placement import require_target
 from evaluators.backends.torch_device import (
     CUDA_GRAPHS,
     DeviceRunner,
@@ -25,7 +26,6 @@ from evaluators.backends.torch_device import (
 )
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate, Scalar
-from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.outcome import Diagnosis
 from evaluators.parameters import Choice, Parameter
@@ -34,7 +34,7 @@ from evaluators.quantizers.exported import read_program, tree_map_to
 from evaluators.quantizers.traits import convolutional
 from evaluators.source import SourceModel
 from evaluators.stages.export import export_again, positional
-from evaluators.target import Target, device_of, probe_targets
+from evaluators.target import Target, device_of
 
 if TYPE_CHECKING:
     import torch
@@ -93,8 +93,8 @@ class Inductor(Backend):
 
         device = device_of(manifest.candidate.target)
         graph = with_graphs(manifest, device)
-        if device != "cpu" and (why := another_architecture(manifest.candidate.target, probe_targets())) is not None:
-            raise UnsupportedError(why)
+        if device != "cpu":
+            require_target(manifest.candidate.target, "the package")
         torch.set_num_threads(manifest.candidate.runtime.threads)
         use_float_precision(manifest.candidate, device)
         model = aoti_load_package(str(bundle / MODEL))
@@ -141,14 +141,6 @@ def on_device(program: Any, device: str) -> Any:
     return program if device == "cpu" else move_to_device_pass(program, device)
 
 
-def another_architecture(target: str, offered: Sequence[Target]) -> str | None:
-    """Return why a package for ``target`` cannot be loaded on a machine that offers these, or None if it can."""
-    names = [each.name for each in offered]
-    if target in names:
-        return None
-    return f"the package holds kernels for {target}, and this machine offers {', '.join(names)}: build it here"
-
-
 def _try(bundle: Path, tensors: Sequence[torch.Tensor]) -> None:
     """Run what was compiled once: kernels that do not take the model's shapes are found now.
 
@@ -168,10 +160,12 @@ class InductorRunner:
     def __init__(self, model: Any, manifest: Manifest) -> None:
         self._model = model
         self._inputs = manifest.inputs
+        self._batch_size = manifest.candidate.batch_size
 
     def prepare(self, batch: Arrays) -> tuple[torch.Tensor, ...]:
         import torch
 
+        self._inputs.check(batch, self._batch_size)
         return tuple(torch.tensor(batch[spec.name], dtype=getattr(torch, spec.dtype)) for spec in self._inputs.tensors)
 
     def run(self, prepared: tuple[torch.Tensor, ...]) -> Any:

@@ -47,17 +47,21 @@ class OpenVino(Backend):
         return OpenVinoRunner(_compile(bundle, manifest.candidate), manifest)
 
     def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
-        from evaluators.diagnosis.executed import COMPUTING, summarize
-        from evaluators.diagnosis.instructions import named_instructions
+        from evaluators.diagnosis.executed import COMPUTING, executed_precisions, summarize
+        from evaluators.diagnosis.instructions import named_instructions, offered_instructions
         from evaluators.diagnosis.openvino import executed
+        from evaluators.target import probe_processor
 
         runner.run(runner.prepare(batch))  # kernels for shapes that vary are chosen in the call
         found = executed(runner.compiled)
+        named = named_instructions(item.kernel for item in found if item.kind in COMPUTING)
+        width = "openvino names the width of a kernel's instructions, and not whether they are VNNI's"
+        unnamed = "no kernel named its instructions; they are the best that the processor has"
         return summarize(
             found,
             manifest.candidate.quantization.scheme,
-            instruction_set=named_instructions(item.kernel for item in found if item.kind in COMPUTING),
-            notes=("openvino names the width of a kernel's instructions, and not whether they are VNNI's",),
+            instruction_set=named or offered_instructions(probe_processor(), executed_precisions(found)),
+            notes=(width if named else unnamed,),
         )
 
 
@@ -85,6 +89,7 @@ class OpenVinoRunner:
         # The method that InferRequest.infer wraps: the wrapping takes a tenth of a call on a small model.
         wrapped: Any = super(type(request), request)
         self._infer = wrapped.infer
+        self._declared, self._batch_size = manifest.inputs, manifest.candidate.batch_size
         self._dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs.tensors}
         self._inputs = [value.any_name for value in compiled.inputs]
         order = {name: index for index, value in enumerate(compiled.outputs) for name in value.names}
@@ -93,6 +98,7 @@ class OpenVinoRunner:
     def prepare(self, batch: Arrays) -> list[Any]:
         import openvino
 
+        self._declared.check(batch, self._batch_size)
         arrays = [np.array(batch[name], dtype=self._dtypes[name], order="C") for name in self._inputs]
         return [openvino.Tensor(array, shared_memory=True) for array in arrays]
 

@@ -78,6 +78,7 @@ class DeviceRunner:
 
     def __init__(self, function: Function, manifest: Manifest, device: str, *, graph: bool = False) -> None:
         self._inputs = manifest.inputs
+        self._batch_size = manifest.candidate.batch_size
         self._device = device
         self._computed: Function = function
         if graph:
@@ -86,6 +87,7 @@ class DeviceRunner:
     def prepare(self, batch: Arrays) -> list[Tensor]:
         import torch
 
+        self._inputs.check(batch, self._batch_size)
         tensors = [torch.tensor(batch[spec.name], dtype=getattr(torch, spec.dtype)) for spec in self._inputs.tensors]
         return [tensor.pin_memory() for tensor in tensors] if self._device == "cuda" else tensors
 

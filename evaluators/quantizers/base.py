@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,9 +37,7 @@ class Quantizer(ABC):
         if self.devices and target.device not in self.devices:
             return f"{self.scheme} is made for {', '.join(self.devices)} here, and {target.name} is {target.device}"
         for distribution in self.requires:
-            try:
-                metadata.version(distribution)
-            except metadata.PackageNotFoundError:
+            if target.version_of(distribution) is None:
                 return f"{distribution} is not installed: pip install {distribution}"
         if self.needs and not any(target.has(feature) for feature in self.needs):
             return f"{target.name} has none of {', '.join(self.needs)}"

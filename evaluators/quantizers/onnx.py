@@ -43,11 +43,36 @@ class OnnxFloat32(Quantizer):
         shutil.copyfile(source.onnx(), folder / MODEL)
 
 
+class OnnxTensorFloat32(OnnxFloat32):
+    """The float model; products of float32 are computed with 10 bits of mantissa on the GPU's matrix units."""
+
+    scheme: ClassVar[str] = "tf32"
+    needs: ClassVar[tuple[str, ...]] = ("tf32",)
+
+
+class OnnxFloat16(Quantizer):
+    """Weights and activations in float16; inputs and outputs stay float32."""
+
+    scheme: ClassVar[str] = "fp16"
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    needs: ClassVar[tuple[str, ...]] = ("fp16",)
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        import onnx
+
+        with converting("onnxruntime cannot convert the model to float16"):
+            from onnxruntime.transformers.float16 import convert_float_to_float16
+
+            model = convert_float_to_float16(onnx.load(str(source.onnx())), keep_io_types=True)
+            (folder / MODEL).write_bytes(model.SerializeToString())
+
+
 class OnnxDynamicInt8(Quantizer):
     """int8 weights; activations are quantized at every call. Needs no calibration."""
 
     scheme: ClassVar[str] = "dynamic_int8"
     backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         _PER_CHANNEL,
         Choice("weight_type", ("qint8", "quint8"), "qint8", "signed suits matrix products, unsigned convolutions"),
@@ -83,6 +108,7 @@ class OnnxStaticInt8(Quantizer):
 
     scheme: ClassVar[str] = "static_int8"
     backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("minmax", "entropy", "percentile"), "minmax", "how an activation's range is chosen"),
         _PER_CHANNEL,

@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluators.backends.base import Runner
 from evaluators.batching import as_arrays, example_batches
-from evaluators.bundle import Manifest, read_manifest, size_bytes
+from evaluators.bundle import Manifest, open_bundle, size_bytes
 from evaluators.cache import StageCache
 from evaluators.candidate import Candidate
 from evaluators.diagnosis import diagnose
@@ -39,12 +39,12 @@ def measure(job: MeasureJob, clock: StageClock) -> Outcome:
     """Measure a bundle. With gates, the first constraint that is surely violated ends the trial.
 
     Raises:
-        IntegrityError: the bundle is not what was built.
+        IntegrityError: the bundle is not what was built, or was built for another target.
         ParityError: it does not compute what its model computes.
         NotFiniteError: it returns NaN or infinity.
     """
     folder = Path(job.bundle)
-    manifest = read_manifest(folder)
+    manifest = open_bundle(folder, trusted=True)  # the job before this one made it
     candidate = manifest.candidate
     with _original(job, candidate) as original:
         return _measure(job, manifest, folder, clock, original)

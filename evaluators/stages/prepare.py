@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from evaluators.batching import collated
-from evaluators.bundle import read_manifest, write_manifest
-from evaluators.cache import ENTRY, Entry, StageCache
+from evaluators.bundle import Manifest, Preprocessing, read_manifest, write_manifest
+from evaluators.cache import ENTRY, Entry, StageCache, copy_file
 from evaluators.candidate import Candidate
-from evaluators.errors import UnsupportedError
+from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
 from evaluators.frozen import digest
 from evaluators.jobs import Prepared, PrepareJob
 from evaluators.profile import WorkloadProfile
@@ -24,7 +23,7 @@ from evaluators.stages.clock import StageClock
 from evaluators.stages.reference import reference_outputs
 from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
 from evaluators.stages.source import StagedSource
-from evaluators.target import environment, probe_target
+from evaluators.target import environment, probe_processor
 from evaluators.workload import Workload, load_workload
 
 
@@ -41,7 +40,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
     candidate, profile = job.candidate, job.profile
     with clock.stage("read"):
         workload = load_workload(profile.reference)
-    torch.set_num_threads(probe_target().cores)
+    torch.set_num_threads(probe_processor().cores)
     torch.manual_seed(job.seed)
     with clock.stage("prune"):
         weights = _pruned(workload, profile, candidate, cache, clock)
@@ -52,7 +51,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
     with clock.stage("quantize"):
         quantized = _quantized(source, candidate, cache, clock)
     with clock.stage("build"):
-        bundle = _built(source, quantized, candidate, cache, clock, home)
+        bundle = _built(source, workload, quantized, candidate, cache, clock, home)
     with clock.stage("reference"):
         reference_outputs(workload, profile, candidate.batch_size, cache)
     return Prepared(bundle=str(bundle), stage_seconds=clock.seconds, cached_stages=tuple(clock.cached))
@@ -125,8 +124,9 @@ def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, cl
 
 
 def _built(
-    source: StagedSource, quantized: Entry, candidate: Candidate, cache: StageCache, clock: StageClock, home: Path
-) -> Path:
+    source: StagedSource, workload: Workload, quantized: Entry, candidate: Candidate, cache: StageCache,
+    clock: StageClock, home: Path,
+) -> Path:  # fmt: skip
     import torch
 
     backend = find_backend(candidate.backend)
@@ -146,7 +146,8 @@ def _built(
                   source.target.fingerprint])  # fmt: skip
     entry = _noted(cache.get_or_make(key, make), "build", clock)
     counts = _counted(source, cache)
-    return _assembled(entry, source, candidate, home / "bundles" / candidate.backend, versions, counts)
+    bundles = home / "bundles" / candidate.backend
+    return _assembled(entry, workload, source, candidate, bundles, versions, counts)
 
 
 def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
@@ -163,18 +164,12 @@ def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
 
 
 def _assembled(
-    entry: Entry, source: StagedSource, candidate: Candidate, bundles: Path, versions: dict[str, str],
-    counts: dict[str, int | None],
+    entry: Entry, workload: Workload, source: StagedSource, candidate: Candidate, bundles: Path,
+    versions: dict[str, str], counts: dict[str, int | None],
 ) -> Path:  # fmt: skip
-    """Make the bundle's folder: the built files, linked, and the manifest. An intact bundle is left as it is."""
+    """Make the bundle's folder: the built files and the manifest. One that is the same already is left as it is."""
     profile = source.profile
     bundle = bundles / f"{candidate.hash}-{entry.digest[:12]}"
-    if bundle.exists():
-        try:
-            read_manifest(bundle)
-            return bundle
-        except Exception:
-            shutil.rmtree(bundle)
     bundles.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=bundles))
     try:
@@ -182,22 +177,41 @@ def _assembled(
             name = path.relative_to(entry.folder)
             if path.is_file() and name.as_posix() != ENTRY:
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                _link(path, temporary / name)
-        write_manifest(
+                copy_file(path, temporary / name)
+        preprocessing = _preprocessing(workload, temporary)
+        made = write_manifest(
             temporary, candidate=candidate, workload=profile.reference, inputs=profile.inputs, outputs=profile.outputs,
-            environment=versions, target_fingerprint=source.target.fingerprint, **counts,
+            environment=versions, target_fingerprint=source.target.fingerprint, licences=dict(workload.licences),
+            preprocessing=preprocessing, **counts,
         )  # fmt: skip
+        if bundle.exists():
+            if _is_already(bundle, made):
+                return bundle
+            shutil.rmtree(bundle)
         temporary.rename(bundle)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return bundle
 
 
-def _link(source: Path, destination: Path) -> None:
+def _is_already(bundle: Path, manifest: Manifest) -> bool:
     try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copyfile(source, destination)
+        return read_manifest(bundle).digest == manifest.digest
+    except IntegrityError:
+        return False
+
+
+def _preprocessing(workload: Workload, bundle: Path) -> Preprocessing | None:
+    """Return what a workload says of its preprocessing, after copying the file that it names into the bundle."""
+    declared = workload.preprocessing
+    if not isinstance(declared, Path):
+        return Preprocessing(description=declared) if declared else None
+    if not declared.is_file():
+        raise WorkloadError(f"preprocessing of {workload.name} names the file {declared}, which does not exist")
+    file = bundle / "preprocessing" / declared.name
+    file.parent.mkdir()
+    shutil.copyfile(declared, file)
+    return Preprocessing(file=file.relative_to(bundle).as_posix())
 
 
 def _parameters(module: Any) -> int:

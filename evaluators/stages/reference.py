@@ -15,7 +15,7 @@ from evaluators.profile import WorkloadProfile
 from evaluators.scoring import AGREEMENT, output_arrays, score
 from evaluators.stages.restore import build_model
 from evaluators.structure import Structure, call
-from evaluators.target import environment
+from evaluators.target import environment, probe_processor
 from evaluators.workload import Workload
 
 PARITY_EXAMPLES = 64
@@ -85,7 +85,9 @@ def _stored_batches(
             np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
 
     data = [validation_digest, profile.metric_digest]
-    key = digest(["reference", profile.model_digest, data, batch_size, agreement, environment()])
+    key = digest(
+        ["reference", profile.model_digest, data, batch_size, agreement, environment(), probe_processor().name]
+    )
     with np.load(cache.get_or_make(key, make).folder / f"{part}.npz", allow_pickle=False) as stored:
         found: dict[str, list[np.ndarray]] = {}
         for name in sorted(stored.files):
@@ -97,6 +99,8 @@ def original_scores(
     workload: Workload, outputs: Structure, fingerprint: str, validation_digest: str, home: Path
 ) -> Original:
     """Return the original model's scores on validation, made once for each fingerprint of model, data and metric.
+
+    They are those of this machine's kind of processor: what a trial lost is counted where it was measured.
 
     Raises:
         NotFiniteError: the score is NaN or infinite.
@@ -112,7 +116,7 @@ def original_scores(
         kept = {name: value for name, value in arrays.items() if value is not None}
         np.savez(folder / "original.npz", **kept)  # type: ignore[arg-type]
 
-    key = digest(["original", fingerprint, environment()])
+    key = digest(["original", fingerprint, environment(), probe_processor().name])
     entry = StageCache(home / "cache" / "stages").get_or_make(key, make)
     with np.load(entry.folder / "original.npz", allow_pickle=False) as stored:
         rows = [stored[name] for name in sorted(stored.files) if name.startswith("rows.")]

@@ -10,15 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evaluators.errors import UnsupportedError, WorkloadError
+from evaluators.bundle.contents.torch_model import SIZES
+from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
 from evaluators.workload import Workload
 
 WEIGHTS, PLAN = "weights.safetensors", "plan.json"
-
-_SIZES = (
-    "in_channels", "out_channels", "in_features", "out_features", "num_features", "groups", "normalized_shape",
-    "num_channels", "hidden_size", "input_size", "num_heads", "embed_dim", "num_parameters",
-)  # fmt: skip
 
 
 def build_model(workload: Workload) -> Any:
@@ -40,7 +36,7 @@ def layer_sizes(module: Any) -> dict[str, dict[str, Any]]:
     """Return the size attributes of every layer by its name."""
     sizes: dict[str, dict[str, Any]] = {}
     for name, layer in module.named_modules():
-        found = {key: getattr(layer, key) for key in _SIZES if isinstance(getattr(layer, key, None), int | tuple)}
+        found = {key: getattr(layer, key) for key in SIZES if isinstance(getattr(layer, key, None), int | tuple)}
         if found:
             sizes[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
     return sizes
@@ -73,7 +69,8 @@ def restore_module(workload: Workload, folder: Path) -> Any:
     """Rebuild a stored model from the user's own code: sizes from the plan, then every tensor.
 
     Raises:
-        UnsupportedError: the plan does not fit the model that the workload builds now.
+        IntegrityError: the plan or the weights do not fit the model that the workload builds now.
+        UnsupportedError: a tensor is neither a parameter nor a buffer.
     """
     import torch
     from safetensors.torch import load_file
@@ -83,14 +80,18 @@ def restore_module(workload: Workload, folder: Path) -> Any:
     layers = dict(module.named_modules())
     for name, attributes in plan["attributes"].items():
         for key, value in attributes.items():
+            if key not in SIZES:
+                raise IntegrityError(f"stored plan sets {key!r} of layer {name!r}, which is no size")
             setattr(_layer(layers, name), key, tuple(value) if isinstance(value, list) else value)
     tensors = load_file(folder / WEIGHTS)
     for name, source in plan["shared"].items():
+        if source not in tensors:
+            raise IntegrityError(f"stored plan shares tensor {source!r}, which is not among the stored weights")
         tensors[name] = tensors[source]
     expected = set(module.state_dict())
     if expected != set(tensors):
         odd = sorted(expected ^ set(tensors))[0]
-        raise UnsupportedError(f"stored weights do not fit the workload's model: {odd!r} is on one side only")
+        raise IntegrityError(f"stored weights do not fit the workload's model: {odd!r} is on one side only")
     parameters: dict[int, Any] = {}
     for name, tensor in tensors.items():
         owner, _, leaf = name.rpartition(".")
@@ -107,5 +108,5 @@ def restore_module(workload: Workload, folder: Path) -> Any:
 
 def _layer(layers: dict[str, Any], name: str) -> Any:
     if name not in layers:
-        raise UnsupportedError(f"stored plan names layer {name!r}, which the workload's model does not have")
+        raise IntegrityError(f"stored plan names layer {name!r}, which the workload's model does not have")
     return layers[name]

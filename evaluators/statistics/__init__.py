@@ -1,6 +1,6 @@
 """Statistics of latency samples and of scores: percentiles, intervals and decisions, as pure functions."""
 
-from evaluators.statistics.blocks import BATCHES, batch_bound, block_interval, ratio_interval, supports_upper_bound
+from evaluators.statistics.blocks import batch_bound, block_interval, ratio_interval, supports_upper_bound
 from evaluators.statistics.early_stopping import decide, least_calls
 from evaluators.statistics.quantiles import (
     CONFIDENCE,
@@ -12,7 +12,6 @@ from evaluators.statistics.quantiles import (
 from evaluators.statistics.rounds import compare_rounds, different
 
 __all__ = [
-    "BATCHES",
     "CONFIDENCE",
     "batch_bound",
     "block_interval",

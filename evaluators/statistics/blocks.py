@@ -33,6 +33,8 @@ def block_interval(
     trace does not: its quantile is that of all its calls together.
 
     Where there are too few calls for an upper order statistic, the largest stands in, and the interval ends too low.
+    A one-sided bound comes from batches of consecutive calls then (``batch_bound``), if there are enough for those; it
+    may lie above every call.
 
     Args:
         blocks: consecutive calls of each block, in any unit; shapes (N,), unequal lengths allowed.
@@ -57,28 +59,41 @@ def block_interval(
     if one_sided:
         low, high = math.floor(low), math.ceil(high)
     places = np.arange(1, len(samples) + 1)
-    return float(np.interp(low, places, samples)), float(np.interp(high, places, samples))
+    lower, upper = float(np.interp(low, places, samples)), float(np.interp(high, places, samples))
+    if one_sided and quantile ** max(worth, 1.0) > tail and _enough_for_batches(len(samples), quantile):
+        upper = max(lower, batch_bound(blocks, quantile, confidence))
+    return lower, upper
 
 
 def supports_upper_bound(blocks: Blocks, quantile: float, confidence: float = CONFIDENCE) -> bool:
     """Return whether the one-sided upper bound of ``block_interval`` is one, and not the largest call standing in."""
     trace = [block for block in blocks if len(block)]
-    return bool(trace) and quantile ** prudent_calls(trace, quantile, 1 - confidence) <= 1 - confidence
+    if not trace:
+        return False
+    if quantile ** prudent_calls(trace, quantile, 1 - confidence) <= 1 - confidence:
+        return True
+    return _enough_for_batches(sum(len(block) for block in trace), quantile)
+
+
+def _enough_for_batches(calls: int, quantile: float) -> bool:
+    return calls >= BATCHES / (1 - quantile)
 
 
 def batch_bound(blocks: Blocks, quantile: float, confidence: float) -> float:
-    """Return the upper bound of a quantile from those of batches: Student-t on their logarithms.
+    """Return the upper bound of a quantile whose uncertainty is that of batches: Student-t on their logarithms.
 
+    It lies above the quantile of all calls together: under a drift, the mean of the batches' quantiles is below it.
     Blocks that are as few as the batches, such as the rounds of a comparison, are the batches. Source: nonoverlapping
     batches for quantiles of dependent output, Seila, A batching approach to quantile estimation in regenerative
     simulations, Management Science 28 (1982).
     """
     from scipy.stats import t
 
-    batches = blocks if 1 < len(blocks) <= BATCHES else np.array_split(np.concatenate(blocks), BATCHES)
+    every = np.concatenate(blocks)
+    batches = blocks if 1 < len(blocks) <= BATCHES else np.array_split(every, BATCHES)
     logs = np.log([float(np.quantile(batch, quantile)) for batch in batches])
     spread = float(logs.std(ddof=1)) / np.sqrt(len(logs))
-    return float(np.exp(logs.mean() + t.ppf(confidence, len(logs) - 1) * spread))
+    return float(np.quantile(every, quantile) * np.exp(t.ppf(confidence, len(logs) - 1) * spread))
 
 
 def _rank(share: float, quantile: float, worth: float, calls: int) -> float:

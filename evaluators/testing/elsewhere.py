@@ -1,6 +1,7 @@
-"""Run a bundle in a process that built nothing: ``python -m evaluators.testing.elsewhere BUNDLE FOLDER``.
+"""Run a bundle in a process that built nothing: ``python -m evaluators.testing.elsewhere BUNDLE FOLDER [--probe]``.
 
-It reads ``inputs.npz`` from FOLDER and leaves ``outputs.npz`` and ``modules.json`` there.
+It reads ``inputs.npz`` from FOLDER and leaves ``outputs.npz`` and ``modules.json`` there; with ``--probe`` also
+``probes.json``: how many threads work, and what becomes of inputs that break the contract.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from evaluators import registry
-from evaluators.bundle import read_manifest
+from evaluators.bundle import open_bundle
 
 
-def main(bundle: Path, folder: Path) -> None:
+def main(bundle: Path, folder: Path, *, probe: bool = False) -> None:
     """Load ``bundle``, run the batches in ``folder`` and write what came out."""
-    manifest = read_manifest(bundle)
+    manifest = open_bundle(bundle, trusted=True)
     runner = registry.backend(manifest.candidate.backend).load(bundle, manifest)
     batches: dict[str, dict[str, np.ndarray]] = {}
     with np.load(folder / "inputs.npz", allow_pickle=False) as stored:
@@ -30,7 +31,11 @@ def main(bundle: Path, folder: Path) -> None:
             outputs[f"{index}/{position:03d}"] = array
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
     (folder / "modules.json").write_text(json.dumps(sorted(sys.modules)))
+    if probe:
+        from evaluators.testing.probes import probe_all
+
+        probe_all(runner, next(iter(batches.values())), folder / "probes.json")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), probe="--probe" in sys.argv[3:])

@@ -1,4 +1,7 @@
-"""Two tiny workloads with fixed weights: ``images`` (a residual CNN) and ``texts`` (attention, varying lengths)."""
+"""Tiny workloads with fixed weights: images (a residual CNN), texts of varying length (attention), series (LSTM).
+
+And ``branching``, which no compiler can capture: its control flow depends on its data.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from evaluators.workload import Workload
 
 CLASSES = 8
 WORDS, LONGEST, WIDTH, HEADS = 64, 24, 32, 4
+STEPS, SENSORS = 12, 6
 
 
 class ResidualNet(nn.Module):
@@ -57,6 +61,31 @@ class TextNet(nn.Module):
         return {"logits": self.head(embedding), "embedding": embedding}
 
 
+class SeriesNet(nn.Module):
+    """(N, STEPS, SENSORS) to (N, CLASSES): one LSTM layer, its mean over the steps, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(SENSORS, WIDTH, batch_first=True), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, series: Tensor) -> Tensor:
+        steps, _ = self.lstm(series)
+        logits: Tensor = self.head(torch.mean(steps, 1))
+        return logits
+
+
+class BranchingNet(nn.Module):
+    """(N, SENSORS) to (N, CLASSES): doubles what it is given where that sums to more than zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(SENSORS, CLASSES)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.head(rows * 2 if rows.sum() > 0 else rows)
+        return logits
+
+
 def _fixed(model: nn.Module) -> nn.Module:
     """Give a model weights that depend on nothing but this code, of the size that training starts from."""
     generator = torch.Generator().manual_seed(0)
@@ -93,11 +122,10 @@ def _collate(examples: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str
     return inputs, torch.stack([target for _, target in examples])
 
 
-def _images(seed: int, count: int) -> TensorDataset:
+def _noise(seed: int, count: int, *shape: int) -> TensorDataset:
     generator = torch.Generator().manual_seed(seed)
-    return TensorDataset(
-        torch.randn((count, 3, 16, 16), generator=generator), torch.randint(0, CLASSES, (count,), generator=generator)
-    )
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    return TensorDataset(torch.randn((count, *shape), generator=generator), labels)
 
 
 def _top1(logits: Tensor, targets: Tensor) -> Tensor:
@@ -111,8 +139,8 @@ def _top1_of_logits(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
 images = Workload(
     name="conformance-images",
     model=lambda: _fixed(ResidualNet()),
-    calibration=lambda: _images(1, 64),
-    validation=lambda: _images(2, 64),
+    calibration=lambda: _noise(1, 64, 3, 16, 16),
+    validation=lambda: _noise(2, 64, 3, 16, 16),
     metric=_top1,
 )
 texts = Workload(
@@ -122,4 +150,18 @@ texts = Workload(
     validation=lambda: _Texts(2, 64),
     metric=_top1_of_logits,
     collate=_collate,
+)
+series = Workload(
+    name="conformance-series",
+    model=lambda: _fixed(SeriesNet()),
+    calibration=lambda: _noise(1, 64, STEPS, SENSORS),
+    validation=lambda: _noise(2, 64, STEPS, SENSORS),
+    metric=_top1,
+)
+branching = Workload(
+    name="conformance-branching",
+    model=lambda: _fixed(BranchingNet()),
+    calibration=lambda: _noise(1, 64, SENSORS),
+    validation=lambda: _noise(2, 64, SENSORS),
+    metric=_top1,
 )

@@ -17,7 +17,8 @@ Clock = Callable[[], float]
 
 WARMUP_SECONDS = (0.1, 2.0)
 WARMUP_WINDOW = 10
-SETTLING_SHARE = 0.1
+SETTLING_SHARE, LONG_SHARE = 0.1, 0.25
+"""Calls that do not count take this share of a block, and at least one, unless a call takes a good part of a block."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class LocalCalls:
     def block(self, seconds: float) -> Block:
         """Time calls for ``seconds``; where calls are short, a few that do not count bring caches back first."""
         with _no_collector():
-            if self._call_seconds < SETTLING_SHARE * seconds:
+            if self._call_seconds < LONG_SHARE * seconds:
                 settled = self._clock() + SETTLING_SHARE * seconds
+                self._call()
                 while self._clock() < settled:
                     self._call()
             before, begun = usage(), self._clock()

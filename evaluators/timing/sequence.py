@@ -12,8 +12,6 @@ import numpy as np
 from evaluators.jobs import Protocol
 from evaluators.outcome import Interval, LatencyEvidence, Ratio
 from evaluators.statistics import (
-    BATCHES,
-    batch_bound,
     block_interval,
     percentile,
     ratio_interval,
@@ -138,17 +136,11 @@ def _certain(trace: Trace, protocol: Protocol, budget_ms: float | None) -> bool:
 def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> tuple[Interval, bool]:
     """Return one-sided bounds in ms, each at the confidence of the search over all looks together (Bonferroni).
 
-    Also whether the upper one counts: whether there were calls enough for it. Where calls depend on each other so much
-    that no order statistic is a bound, it comes from batches of consecutive calls (``batch_bound``).
+    Also whether the upper one counts: whether there were calls enough for it.
     """
     quantile, confidence = QUANTILES[protocol.percentile], look_confidence(protocol)
     low, high = block_interval(blocks, quantile, confidence, one_sided=True)
-    if supports_upper_bound(blocks, quantile, confidence):
-        return (low * 1e3, high * 1e3), True
-    enough = sum(len(block) for block in blocks) >= BATCHES / (1 - quantile)
-    if enough:
-        high = max(low, batch_bound(blocks, quantile, confidence))
-    return (low * 1e3, high * 1e3), enough
+    return (low * 1e3, high * 1e3), supports_upper_bound(blocks, quantile, confidence)
 
 
 def summarize(

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from evaluators.batching import as_arrays, example_batches
-from evaluators.bundle import read_manifest
+from evaluators.bundle import open_bundle
 from evaluators.frozen import Frozen
 from evaluators.registry import backend
 from evaluators.stages.restore import build_model
@@ -28,6 +28,7 @@ from evaluators.timing.blocks import Block, LocalCalls, WarmUp
 from evaluators.workload import Workload, load_workload
 
 LATENCY_BATCHES = 16
+_END = "end"
 
 
 class StandDiedError(Exception):
@@ -49,7 +50,7 @@ def load(request: StandRequest) -> LocalCalls:
     if request.bundle is None:
         return LocalCalls(_original(workload, request.threads), real_batches(workload, request.batch_size))
     folder = Path(request.bundle)
-    manifest = read_manifest(folder)
+    manifest = open_bundle(folder, trusted=True)  # measured in this home before it is compared
     runner = backend(manifest.candidate.backend).load(folder, manifest)
     batches = real_batches(workload, manifest.candidate.batch_size)
     return LocalCalls(runner.run, [runner.prepare(as_arrays(batch)) for batch in batches])
@@ -74,6 +75,12 @@ def _original(workload: Workload, threads: int) -> Callable[[Any], Any]:
     return run
 
 
+def may_fork() -> bool:
+    """Whether a fork of this process could use what it needs: CUDA cannot be used in a fork once it was started."""
+    torch = sys.modules.get("torch")
+    return sys.platform == "linux" and not (torch is not None and torch.cuda.is_initialized())
+
+
 Loader = Callable[[StandRequest], LocalCalls]
 
 
@@ -87,7 +94,7 @@ class Stand:
         self._link, other = Pipe()
         self._pid: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        if sys.platform == "linux":
+        if may_fork():
             self._pid = os.fork()
             if self._pid == 0:
                 self._link.close()
@@ -117,7 +124,9 @@ class Stand:
         return block
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. It is told so: stands that were started later hold a copy of this end of its pipe."""
+        with suppress(OSError):
+            self._link.send(_END)
         self._link.close()
         if self._pid is not None:
             with suppress(ChildProcessError):
@@ -147,12 +156,14 @@ class Stand:
 
 
 def serve(link: Connection, loader: Loader = load) -> None:
-    """Answer commands until the other side closes: None to warm up, a number of seconds to time a block."""
+    """Answer commands until the end: None to warm up, a number of seconds to time a block."""
     try:
         request: StandRequest = link.recv()
         calls: LocalCalls | None = None
         while True:
             command = link.recv()
+            if command == _END:
+                return
             calls = calls or loader(request)
             link.send(calls.warm_up() if command is None else calls.block(command))
     except (EOFError, ConnectionError):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, explaining, results, running, ui
+from search.cli import before, bundle, explaining, fleet, results, running, ui
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -68,7 +68,14 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         "paretune reproduce latest 7\n\n"
         "Exit code 0: measured and surely within the limits; 4: rejected, failed or undecided.",
     ),
+    (
+        fleet.worker,
+        "paretune worker --home /shared/paretune\n\n"
+        "paretune worker --home /shared/paretune --target cuda-sm90 --device cuda:1\n\n"
+        "SIGTERM: the trial in progress is finished, then it leaves. Ctrl-C: that one is queued again.",
+    ),
     (ui.ui, "paretune ui latest\n\nparetune ui latest --port 5001\n\nparetune ui latest --print"),
 )
 for command, examples in COMMANDS:
     app.command(epilog=examples)(command)
+app.add_typer(bundle.app, name="bundle")

@@ -26,12 +26,14 @@ def explain(
     config: options.HomeConfig = None,
 ) -> Reply:
     """Explain one trial: how it was judged, what really ran, and why it is no faster than its float twin."""
-    from evaluators.target import probe_target
     from search import api
     from search.explain import explain as explained
+    from search.fleet import known_targets
 
     state = api.status(search, options.existing(home))
-    found = explained(state.result, state.spec, api.trials(search, home), trial, probe_target())
+    trials = api.trials(search, home)
+    names = [each.candidate.target for each in trials if each.number == trial]
+    found = explained(state.result, state.spec, trials, trial, next(iter(known_targets(names, home)), None))
     return Reply(found.to_json(), lambda: view(found, state.spec))
 
 

@@ -72,7 +72,12 @@ HomeConfig = Annotated[
 
 Target = Annotated[
     list[str] | None,
-    typer.Option("--target", metavar="NAME[,NAME]", help="hardware to search on", rich_help_panel=SPACE),
+    typer.Option(
+        "--target",
+        metavar="NAME[=PRICE][,…]",
+        rich_help_panel=SPACE,
+        help="hardware to search on, each perhaps with its price per hour: cpu-avx512_vnni=0.17,cpu-arm64=0.12",
+    ),
 ]
 Backend = Annotated[
     list[str] | None,

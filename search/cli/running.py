@@ -38,9 +38,10 @@ def search(
     objective: Annotated[
         str | None,
         typer.Option(
-            metavar="latency|throughput|size",
+            metavar="latency|throughput|size|cost",
             rich_help_panel=LIMITS,
-            help="what to optimise (default throughput with a latency budget, latency without)",
+            help="what to optimise (default throughput with a latency budget, latency without; "
+            "cost, of a million inferences, with prices for several targets)",
         ),
     ] = None,
     percentile: Annotated[

@@ -14,25 +14,57 @@ from search.units import show_bytes
 from search.wording import show_confidence, show_disturbed, show_doubt, show_limit, show_seconds
 
 if TYPE_CHECKING:
+    from evaluators.capabilities import BackendReport
+    from evaluators.target import Target
     from search.api import CheckReport, DoctorReport, SpaceReport, StatusReport
     from search.spec import SearchSpec
 
 
 def doctor(report: DoctorReport) -> RenderableType:
-    """This machine and its backends."""
-    target = report.target
+    """This machine's targets, the default one first, and the backends of each."""
+    parts: list[RenderableType] = [
+        facts_table(_target_facts(report.target, report.why)),
+        "",
+        _backends(report.backends),
+    ]
+    for other in report.targets:
+        if not other.default:
+            parts += [
+                "",
+                facts_table(_target_facts(other.target, "named with --target")),
+                "",
+                _backends(other.backends),
+            ]
+    for problem in report.problems:
+        parts += ["", Text("problem: ", "bold red").append(problem, "default")]
+    if report.versions:
+        installed = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+        parts += ["", Text(installed, "dim")]
+    return Group(*parts)
+
+
+def _target_facts(target: Target, why: str) -> dict[str, str]:
+    accelerator = target.accelerator
+    board = {
+        "accelerator": f"{accelerator.name} ({accelerator.architecture})",
+        "its memory": f"{accelerator.memory_bytes / 1e9:.1f} GB",
+        "driver": accelerator.driver or "–",
+    } if accelerator else {}  # fmt: skip
+    return {
+        "target": f"{target.name} ({why})" if why else target.name, **board, "processor": target.processor,
+        "features": ", ".join(target.features) or "–", "cores": str(target.cores),
+        "memory": f"{target.memory_bytes / 1e9:.1f} GB", "system": target.system, "fingerprint": target.fingerprint,
+    }  # fmt: skip
+
+
+def _backends(reports: Sequence[BackendReport]) -> Table:
     backends = _table("backend", "", "versions, or what to do; schemes")
-    for backend in report.backends:
+    for backend in reports:
         mark = Text("usable", "green") if backend.usable else Text("no", "red")
         versions = ", ".join(f"{name} {version}" for name, version in sorted(backend.versions.items()))
         about = versions if backend.usable else backend.reason or ""
         backends.add_row(backend.name, mark, Text(f"{about}\n").append(", ".join(backend.schemes), "dim"))
-    facts = {
-        "target": target.name, "processor": target.processor, "features": ", ".join(target.features) or "–",
-        "cores": str(target.cores), "memory": f"{target.memory_bytes / 1e9:.1f} GB", "system": target.system,
-        "fingerprint": target.fingerprint,
-    }  # fmt: skip
-    return Group(_facts(facts), "", backends)
+    return backends
 
 
 def check(report: CheckReport) -> RenderableType:
@@ -44,7 +76,7 @@ def check(report: CheckReport) -> RenderableType:
         if problem.advice:
             lines.append(Text(f"  {problem.advice}"))
     if (profile := report.profile) is not None:
-        lines.append(_facts({
+        lines.append(facts_table({
             "workload": profile.name,
             "model": f"{profile.parameters:,} parameters, {show_bytes(profile.size_bytes)}",
             "layers": ", ".join(f"{count} {name}" for name, count in sorted(profile.layers.items())),
@@ -87,7 +119,7 @@ def plan(spec: SearchSpec, report: SpaceReport) -> RenderableType:
         "at most": ", ".join(budget),
         "each trial": "at most " + ", ".join(each),
     }
-    return Group(_facts(facts), "", space(report), "", Text("dry run: nothing was run"))
+    return Group(facts_table(facts), "", space(report), "", Text("dry run: nothing was run"))
 
 
 def searches(found: Sequence[StatusReport]) -> RenderableType:
@@ -106,7 +138,7 @@ def status(state: StatusReport) -> RenderableType:
     """How far one search is."""
     counts, best = state.result.trials, state.result.best
     ended = ((name, getattr(counts, name)) for name in ("measured", "rejected", "failed", "cached", "undecided"))
-    return _facts({
+    return facts_table({
         "search": f"{state.search} ({state.name})",
         "status": state.status,
         "workload": state.workload,
@@ -133,7 +165,8 @@ def _values(values: Sequence[object], default: object) -> str:
     return ", ".join(str(value) for value in ([default, *rest] if len(rest) < len(values) else rest))
 
 
-def _facts(values: dict[str, str]) -> Table:
+def facts_table(values: dict[str, str]) -> Table:
+    """Names and values, one under the other."""
     table = Table.grid(padding=(0, 2))
     for name, value in values.items():
         table.add_row(Text(name, "bold"), Text(value))

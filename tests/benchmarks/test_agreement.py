@@ -81,3 +81,14 @@ def test_the_comparison_holds_where_every_bundle_agrees_and_none_failed() -> Non
     assert not holds(good, Row("far", _pairs(*[1.2] * LEAST_PAIRS)))
     assert not holds(good, Row("broken", error="it was not built"))
     assert not holds()
+
+
+def test_a_bundle_whose_calls_are_as_short_as_loadgen_itself_is_shown_and_not_judged() -> None:
+    def holds(*rows: Row) -> bool:
+        return Report(rows, overhead_ms=0.1, rounds=1, seconds=0.2, command="", took_s=1, load_before=0).holds
+
+    long = Row("eager b8", tuple(Pair(Reading(20.0), Reading(20.1)) for _ in range(LEAST_PAIRS)))
+    short = Row("eager b1", _pairs(*[1.2] * LEAST_PAIRS))
+    assert line_of(short, 0.1).split(" | ")[3] == "1.200, not judged"
+    assert holds(long, short)
+    assert not holds(long, Row("openvino b1", short.pairs)), "a backend without a bundle that can be judged"

@@ -1,8 +1,7 @@
-"""Every registered backend and quantizer passes the conformance suite that third parties run too."""
+"""What holds for single backends beyond the conformance suite (see test_conformance.py)."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.stages.export import export_program
 from evaluators.testing import conformance
+from evaluators.testing.computing import check_parity
 from evaluators.testing.conformance import Case, UnavailableError
 
 
@@ -22,24 +22,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("conformance")
 
 
-@pytest.mark.parametrize("case", conformance.cases(), ids=str)
-def test_conforms(case: Case, home: Path) -> None:
-    try:
-        conformance.check(case, home)
-    except UnavailableError as reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{case} must be usable in CI: {reason}")
-        pytest.skip(str(reason))
-
-
 @pytest.mark.parametrize(
     "case",
-    [case for case in conformance.variations() if case.backend != "inductor"],  # it compiles for seconds per case
+    [case for case in conformance.variations(workload="texts") if case.backend != "inductor"],  # compiles for seconds
     ids=str,
 )
-def test_every_value_of_a_knob_works(case: Case, home: Path) -> None:
+def test_every_value_of_a_knob_works_on_inputs_of_varying_length(case: Case, home: Path) -> None:
     try:
-        conformance.check_knob(case, home)
+        check_parity(case, home)
     except UnavailableError as reason:
         pytest.skip(str(reason))
 

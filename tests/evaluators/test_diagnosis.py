@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,11 @@ from evaluators.target import Target, probe_target
 from evaluators.testing import conformance
 from evaluators.testing.conformance import Case, UnavailableError
 
-CASES = [case for case in conformance.cases() if (case.backend, case.workload) != ("inductor", "texts")]
+CASES = [
+    case
+    for case in conformance.cases()
+    if case.workload == "images" or (case.workload == "texts" and case.backend != "inductor")
+]
 CONVOLUTIONS, LINEARS = 3, {"images": 1, "texts": 7}
 
 
@@ -37,9 +40,7 @@ def loaded(case: Case, home: Path) -> tuple[Backend, Runner, Path, Manifest]:
     try:
         folder = conformance.build(case, home)
     except UnavailableError as reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{case} must be usable in CI: {reason}")
-        pytest.skip(str(reason))
+        pytest.skip(str(reason))  # test_conformance.py says which backends CI must have
     manifest = read_manifest(folder)
     backend = registry.backend(case.backend)
     return backend, backend.load(folder, manifest), folder, manifest

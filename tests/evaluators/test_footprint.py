@@ -68,7 +68,7 @@ def _eager_bundle(folder: Path, model: str) -> tuple[Path, Path]:
     one = Structure(style="tensor", tensors=(TensorSpec(name="input", dtype="float32", shape=(None, 3)),))
     candidate = Candidate(target=probe_target().name, backend="eager")
     write_manifest(bundle, candidate=candidate, workload=f"{code}:workload", inputs=one, outputs=one, environment={},
-                   target_fingerprint="")  # fmt: skip
+                   target_fingerprint=probe_target().fingerprint)  # fmt: skip
     np.savez(example, input=np.zeros((1, 3), np.float32))
     return bundle, example
 

@@ -11,7 +11,7 @@ import pytest
 
 from evaluators.jobs import Protocol
 from evaluators.timing.blocks import Block, LocalCalls, WarmUp
-from evaluators.timing.comparison import BLOCKS, compare
+from evaluators.timing.comparison import compare, levels_of, turns_of
 from evaluators.timing.contention import Usage, usage, waited_share
 from evaluators.timing.sequence import Trace, bounds_of, summarize, time_bundle
 from evaluators.timing.stand import Stand, StandDiedError, StandRequest
@@ -181,15 +181,15 @@ def test_a_comparison_cancels_drift_and_keeps_the_order_of_its_bundles() -> None
         return lambda: Scripted(lambda: seconds * next(slowness), lambda: 0.0)
 
     found = compare([model(0.001), model(0.002)], Protocol(), 60.0)
-    assert [len(medians) for medians in found.log_medians] == [Protocol().rounds] * 2
+    assert [len(medians) for medians in found.log_medians] == [Protocol().rounds] * 2, "told apart without more"
     differences = [b - a for a, b in zip(*found.log_medians, strict=True) if a is not None and b is not None]
-    assert float(np.median(differences)) == pytest.approx(np.log(2), abs=0.1)
+    assert float(np.median(differences)) == pytest.approx(np.log(2), abs=0.02)
     assert all(latency is not None and latency.processes == Protocol().rounds for latency in found.latencies)
 
 
 def test_a_bundle_that_dies_in_a_comparison_is_left_out_and_the_others_go_on() -> None:
     sound = lambda: Scripted(lambda: 0.001, lambda: 0.0)  # noqa: E731
-    dying = lambda: Scripted(lambda: 0.001, lambda: 0.0, dies_after=BLOCKS - 1)  # noqa: E731
+    dying = lambda: Scripted(lambda: 0.001, lambda: 0.0, dies_after=3)  # noqa: E731
     found = compare([sound, dying, sound], Protocol(), 60.0)
     assert [latency is None for latency in found.latencies] == [False, True, False]
     assert len(found.log_medians[0]) == Protocol().rounds
@@ -205,6 +205,42 @@ def test_a_comparison_ends_with_its_time() -> None:
 
     found = compare([lambda: Slow(lambda: 0.001, lambda: 0.0)], Protocol(), 20.0, clock=machine)
     assert 3 <= len(found.log_medians[0]) <= 5
+
+
+def test_models_that_are_hard_to_tell_apart_get_more_rounds_and_equal_ones_end_when_that_is_known() -> None:
+    random = np.random.default_rng(0)
+
+    def model(seconds: float, noise: float) -> Callable[[], Scripted]:
+        return lambda: Scripted(lambda: seconds * float(np.exp(noise * random.standard_normal())), lambda: 0.0)
+
+    noisy = compare([model(0.009, 0.5), model(0.009, 0.5)], Protocol(), 60.0)
+    assert len(noisy.log_medians[0]) == Protocol().most_rounds
+    steady = compare([model(0.009, 0.001), model(0.009, 0.001)], Protocol(), 60.0)
+    assert len(steady.log_medians[0]) == Protocol().rounds
+
+
+def test_what_a_turn_has_in_common_is_no_part_of_a_level() -> None:
+    drift = np.array([0.0, 0.4, -0.3, 0.1, 2.0])
+    quick, slow = drift + 1.0, drift + 1.5
+    assert levels_of([quick, slow]) == pytest.approx((quick_level := levels_of([quick])[0], quick_level + 0.5))
+    gap = [*slow[:2], float("nan"), *slow[3:]]
+    found = levels_of([list(quick), gap, []])
+    assert found[0] is not None and found[1] is not None
+    assert found[1] - found[0] == pytest.approx(0.5)
+    assert found[2] is None
+    assert levels_of([[], []]) == (None, None)
+
+
+def test_a_round_has_as_many_turns_as_its_time_allows_and_never_fewer_than_four() -> None:
+    assert turns_of(0.001, Protocol()) == 20
+    assert turns_of(0.05, Protocol()) == 4
+    assert turns_of(5.0, Protocol()) == 4
+
+
+def test_stands_end_in_any_order() -> None:
+    stands = [Stand(StandRequest(workload=TINY, batch_size=2)) for _ in range(2)]
+    for stand in stands:
+        stand.close()
 
 
 def test_a_stand_times_the_original_model_in_a_process_of_its_own() -> None:

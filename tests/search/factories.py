@@ -219,7 +219,8 @@ def a_result(
         finals=None,
         cancel_requested=False,
     )
-    return search_result(record, spec, trials, TARGET, Path(home), interrupted=interrupted, notes=notes, finals=finals)
+    targets = spec.targets or (TARGET,)
+    return search_result(record, spec, trials, targets, Path(home), interrupted=interrupted, notes=notes, finals=finals)
 
 
 def _evidence(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from evaluators.joint_space import JointSpace
 from evaluators.outcome import Ratio
 from evaluators.space import Space, derive_space
 from evaluators.target import probe_target
@@ -21,6 +22,10 @@ def space() -> Space:
     return derive_space(a_profile(), probe_target(), only_backends=["eager"], threads=1)
 
 
+def _joint(*spaces: Space) -> JointSpace:
+    return JointSpace({space.target.name: space for space in spaces})
+
+
 def _measured(number: int, candidate: object, p50: float, accuracy: float, spec: SearchSpec) -> TrialResult:
     return a_trial(number, candidate, p50=p50, accuracy=accuracy, constraints=spec.constraints)  # type: ignore[arg-type]
 
@@ -28,7 +33,7 @@ def _measured(number: int, candidate: object, p50: float, accuracy: float, spec:
 def test_the_sampler_never_gives_a_known_candidate_and_ends_when_all_are_known(space: Space) -> None:
     small = derive_space(a_profile(layers={}, widths=()), probe_target(), only_backends=["eager"], batch_sizes=[1],
                          threads=1)  # fmt: skip
-    sampler, known = Sampler(small, seed=0), {}
+    sampler, known = Sampler(_joint(small), seed=0), {}
     while (candidate := sampler.ask(known)) is not None:
         assert candidate.hash not in known
         known[candidate.hash] = told = Told((1.0, 0.9), {"latency_p95_ms": -0.5, "failed": 0.0})
@@ -38,7 +43,7 @@ def test_the_sampler_never_gives_a_known_candidate_and_ends_when_all_are_known(s
 
 def test_the_same_seed_asks_for_the_same_candidates(space: Space) -> None:
     def sequence(seed: int) -> list[str]:
-        sampler, known = Sampler(space, seed), {}
+        sampler, known = Sampler(_joint(space), seed), {}
         for i in range(15):
             candidate = sampler.ask(known)
             assert candidate is not None
@@ -51,7 +56,7 @@ def test_the_same_seed_asks_for_the_same_candidates(space: Space) -> None:
 
 
 def test_the_sampler_turns_away_from_what_fails(space: Space) -> None:
-    sampler, known = Sampler(space, seed=0), {}
+    sampler, known = Sampler(_joint(space), seed=0), {}
     for _ in range(40):
         candidate = sampler.ask(known)
         assert candidate is not None
@@ -71,7 +76,7 @@ def test_the_sampler_turns_away_from_what_fails(space: Space) -> None:
 
 def test_neighbours_differ_in_one_choice_and_are_legal(space: Space) -> None:
     start = space.recipe("eager", "static_int8", 8, structure="channel", amount=0.5, alignment=8, recovery_steps=150)
-    found = neighbours(space, start)
+    found = neighbours(_joint(space), start)
     assert {"pruning", "batch_size", "channel.amount", "eager.scheme"} <= set(found)
     assert [c.batch_size for c in found["batch_size"]][:2] in ([4, 16], [16, 4])
     for name, candidates in found.items():
@@ -83,7 +88,7 @@ def test_neighbours_differ_in_one_choice_and_are_legal(space: Space) -> None:
 
 def test_baselines_and_recipes_come_first_and_references_last(space: Space) -> None:
     spec = a_spec(trials=20)
-    proposer = Proposer(space, spec, Sampler(space, 0), 0)
+    proposer = Proposer(_joint(space), spec, Sampler(_joint(space), 0), 0)
     first = proposer.next([], {}, 20)
     assert first is not None and first.source == "baseline" and first.candidate.is_unmodified_float
     assert not first.gates

@@ -21,7 +21,17 @@ import search
 from evaluators.errors import InfrastructureError, IntegrityError, UsageError
 from evaluators.profile import Problem
 from evaluators.space import Exclusion
-from search.api import BackendReport, CheckReport, DimensionReport, DoctorReport, SpaceReport, StatusReport
+from evaluators.target import Accelerator
+from search.api import (
+    BackendReport,
+    CheckReport,
+    DimensionReport,
+    DoctorReport,
+    SpaceReport,
+    StatusReport,
+    TargetReport,
+    WorkerReport,
+)
 from search.cli import main
 from search.cli.app import app
 from search.cli.output import console
@@ -30,7 +40,7 @@ from tests.search.factories import a_profile, a_result, a_search, a_spec, a_targ
 
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
-    "reproduce", "ui",
+    "reproduce", "ui", "worker",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
@@ -176,8 +186,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> None:
     given = (
         "search model.py:workload --latency-budget 5ms --max-accuracy-drop 0.02 --min-accuracy 0.9 --max-size 1MB "
-        "--target a --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 --objective latency "
-        "--percentile p99 --confidence 99% "
+        "--target cpu-arm64=0.12 --backend eager,onnxruntime --backend openvino --batch-size 8,1 --threads 2 "
+        "--objective latency --percentile p99 --confidence 99% "
         "--trials 7 --timeout 10m --trial-timeout 1m --memory-limit 4GB --seed 3 --name night --json"
     )
     run(*shlex.split(given))
@@ -186,7 +196,7 @@ def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> 
     assert (called, home) == ("run_spec", tmp_path / ".paretune")
     assert spec == SearchSpec(
         workload=WORKLOAD, latency_budget_ms=5, max_accuracy_drop=0.02, min_accuracy=0.9, max_size_bytes=10**6,
-        target=("a",), backend=("eager", "onnxruntime", "openvino"), batch_size=(1, 8), threads=2,
+        target=("cpu-arm64=0.12",), backend=("eager", "onnxruntime", "openvino"), batch_size=(1, 8), threads=2,
         objective="latency", percentile="p99", confidence=0.99, trials=7, timeout_s=600, trial_timeout_s=60,
         memory_limit_bytes=4 * 10**9, seed=3, name="night",
     )  # fmt: skip
@@ -330,7 +340,7 @@ def test_debug_shows_the_traceback(run: Run, api: FakeApi, monkeypatch: pytest.M
         ("search model.py:w --trials -3", "trials: must be greater than or equal to 1 (got -3)"),
         ("search model.py:w --trials many", "'--trials'"),
         ("search model.py:w --timeout -1s", "timeout: '-1s' is not a duration"),
-        ("search model.py:w --objective speed", "must be 'latency', 'throughput' or 'size' (got 'speed')"),
+        ("search model.py:w --objective speed", "must be 'latency', 'throughput', 'size' or 'cost' (got 'speed')"),
         ("search model.py:w --percentile p80", "must be 'p50', 'p90', 'p95' or 'p99'"),
         ("search model.py:w --batch-size 1,0", "batch size 0 must lie between"),
         ("search model.py:w --batch-size 1,,2", "--batch-size '1,,2' has an empty part"),
@@ -487,6 +497,58 @@ def test_doctor_says_what_to_install(run: Run, api: FakeApi, usable: bool, code:
     assert "pip install 'paretune[openvino]'" in " ".join(spoken.out.split())
     assert a_target().name in spoken.out
     assert run("doctor", "--json").json["backends"][1]["reason"] == reason
+
+
+def test_doctor_shows_every_target_and_what_could_not_be_asked(run: Run, api: FakeApi) -> None:
+    board = Accelerator(name="NVIDIA L4", architecture="sm89", memory_bytes=24 * 10**9, driver="550.90.07")
+    gpu = a_target().model_copy(update={"name": "cuda-sm89", "features": ("fp8",), "accelerator": board})
+    eager = BackendReport(name="eager", usable=True, reason=None, versions={"torch": "2.13.0"}, schemes=("fp32",))
+    reports = tuple(
+        TargetReport(target=target, fingerprint=target.fingerprint, devices=devices, default=devices[0] != "cuda:0",
+                     backends=(eager,))
+        for target, devices in ((a_target(), ("cpu",)), (gpu, ("cuda:0",)))
+    )  # fmt: skip
+    api.answer = DoctorReport(
+        target=a_target(), fingerprint=a_target().fingerprint, backends=(eager,), why="torch here is not built for it",
+        targets=reports, problems=("nvidia-smi gave no answer within 20 s",), versions={"numpy": "2.4.6"},
+    )  # fmt: skip
+
+    said = " ".join(run("doctor").out.split())
+
+    assert f"{a_target().name} (torch here is not built for it)" in said
+    assert "cuda-sm89 (named with --target) accelerator NVIDIA L4 (sm89) its memory 24.0 GB driver 550.90.07" in said
+    assert "problem: nvidia-smi gave no answer within 20 s" in said
+    assert "numpy 2.4.6" in said
+    told = run("doctor", "--json").json
+    assert [each["target"]["name"] for each in told["targets"]] == [a_target().name, "cuda-sm89"]
+
+
+def test_a_worker_is_told_what_to_serve_and_tells_what_it_did(run: Run, api: FakeApi, tmp_path: Path) -> None:
+    api.answer = WorkerReport(worker="left", target="cuda-sm90", device="cuda:1", finished=3)
+
+    spoken = run("worker", "--home", str(tmp_path), "--target", "cuda-sm90", "--device", "cuda:1", "--name", "left")
+
+    ((asked, home, *settings),) = api.asked
+    assert (asked, home, settings[:3]) == ("work", tmp_path, ["cuda-sm90", "cuda:1", "left"])
+    assert (spoken.code, spoken.out) == (0, "left has finished 3 trials and left\n")
+
+
+@pytest.mark.parametrize(
+    ("signals", "drained", "aborted"),
+    [((), False, False), ((signal.SIGTERM,), True, False), ((signal.SIGTERM,) * 2, True, True),
+     ((signal.SIGINT,), True, True)],
+)  # fmt: skip
+def test_a_worker_drains_when_it_is_terminated_and_stops_at_the_second_time(
+    run: Run, api: FakeApi, signals: tuple[signal.Signals, ...], drained: bool, aborted: bool
+) -> None:
+    api.noise = lambda: [signal.raise_signal(each) for each in signals] and None
+    api.answer = WorkerReport(worker="left", target="cpu-avx2", device="cpu", finished=0)
+
+    spoken = run("worker")
+
+    drain, abort = api.asked[0][-2:]
+    assert (spoken.code, drain.is_set, abort.is_set) == (0, drained, aborted)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_check_lists_the_problems(run: Run, api: FakeApi) -> None:

@@ -94,7 +94,13 @@ class Search:
 
     @property
     def result(self) -> Any:
-        return search_result(self.ledger.search(self.record.id), self.spec, self.trials(), "cpu", Path("home"))
+        return search_result(self.ledger.search(self.record.id), self.spec, self.trials(), ("cpu",), Path("home"))
+
+    def serves(self, _: str) -> bool:
+        return True
+
+    def settings_on(self, _: str) -> None:
+        return None
 
     def seconds_left(self) -> float:
         return math.inf

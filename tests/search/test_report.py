@@ -47,8 +47,8 @@ class _Page(HTMLParser):
 
 
 def _report(result: SearchResult, trials: list[TrialResult], folder: Path, **facts: Any) -> _Page:
-    profile, target = facts.get("profile", a_profile()), facts.get("target", a_target())
-    return _Page(write_report(result, trials, profile, target, folder / "report.html").read_text(encoding="utf-8"))
+    profile, targets = facts.get("profile", a_profile()), facts.get("targets", (a_target(),))
+    return _Page(write_report(result, trials, profile, targets, folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_feasible_search_is_told_with_its_numbers(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_final_comparison_is_a_table_with_intervals(tmp_path: Path) -> None:
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_a_search_without_trials_has_a_report(interrupted: bool, tmp_path: Path) -> None:
     result, trials = a_search(0, interrupted=interrupted)
-    page = _report(result, trials, tmp_path, profile=None, target=None)
+    page = _report(result, trials, tmp_path, profile=None, targets=())
     assert "No trial has run." in page.text
     assert headline(result) in page.text
 

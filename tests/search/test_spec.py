@@ -124,7 +124,7 @@ def test_a_spec_survives_its_own_json(budget: str | float) -> None:
         ({"memory_limit": "0.4"}, "memory_limit: '0.4' is not a size"),
         ({"max_accuracy_drop": 2}, "max_accuracy_drop: must be less than or equal to 1 (got 2)"),
         ({"min_accuracy": math.inf}, "min_accuracy: must be a finite number"),
-        ({"objective": "speed"}, "must be 'latency', 'throughput' or 'size' (got 'speed')"),
+        ({"objective": "speed"}, "must be 'latency', 'throughput', 'size' or 'cost' (got 'speed')"),
         ({"confidence": "sure"}, "confidence: 'sure' is not a share such as 0.95 or 95%"),
         ({"confidence": "100%"}, "confidence: must be less than 1 (got 1.0)"),
         ({"confidence": 95}, "confidence: must be less than 1 (got 95)"),
@@ -222,3 +222,72 @@ def test_sizes_are_read_in_bytes(text: str, value: int) -> None:
 
 def test_a_bare_number_means_seconds_where_seconds_are_asked_for() -> None:
     assert (units.seconds("90"), units.seconds(0.3), units.seconds("10m")) == (90.0, 0.3, 600.0)
+
+
+PRICED = ("cpu-avx512_vnni=0.17", "cpu-arm64=0.12")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "cpu-avx512_vnni=0.17, cpu-arm64=0.12",
+        ("cpu-avx512_vnni=0.17", "cpu-arm64=.12"),
+        {"cpu-avx512_vnni": 0.17, "cpu-arm64": 0.12},
+        [{"cpu-avx512_vnni": 0.17}, "cpu-arm64 = 0.12"],
+    ],
+)
+def test_targets_and_their_prices_may_be_written_in_any_form(given: Any) -> None:
+    spec = load(target=given)
+
+    assert spec.target == PRICED
+    assert spec.targets == ("cpu-avx512_vnni", "cpu-arm64")
+    assert spec.prices == {"cpu-avx512_vnni": 0.17, "cpu-arm64": 0.12}
+    assert SearchSpec.model_validate(spec.to_json()) == spec
+
+
+def test_targets_and_prices_may_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
+    config = tmp_path / "search.yaml"
+    config.write_text("target:\n  cpu-avx512_vnni: 0.17\n  cpu-arm64:\n")
+
+    assert load_spec({"workload": WORKLOAD}, config, {}).target == ("cpu-avx512_vnni=0.17", "cpu-arm64")
+    assert load_spec({"workload": WORKLOAD}, config, {"PARETUNE_TARGET": ",".join(PRICED)}).target == PRICED
+
+
+@pytest.mark.parametrize(
+    ("settings", "objective"),
+    [
+        ({"target": PRICED}, "cost"),
+        ({"target": PRICED, "latency_budget": "5ms"}, "cost"),
+        ({"target": PRICED, "objective": "latency"}, "latency"),
+        ({"target": "cpu-arm64=0.12"}, "latency"),
+        ({"target": "cpu-arm64=0.12,cpu-avx2", "latency_budget": "5ms"}, "throughput"),
+    ],
+)
+def test_several_priced_targets_are_compared_by_what_they_cost(settings: dict[str, Any], objective: str) -> None:
+    assert load(**settings).goal == objective
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"objective": "cost"},
+            "cost needs the price per hour of the target; write it as --target NAME=PRICE",
+        ),
+        (
+            {"objective": "cost", "target": "cpu-arm64=1,cpu-avx2"},
+            "price per hour of cpu-avx2; write it as --target",
+        ),
+        ({"target": "tpu-v5"}, "target: 'tpu-v5' is no target; names begin with cpu-, cuda-, rocm-, apple-"),
+        ({"target": "cpu-avx2=cheap"}, "target: the price of cpu-avx2 is 'cheap'"),
+        ({"target": "cpu-avx2=0"}, "target: the price of cpu-avx2 is 0; it must be above zero"),
+        ({"target": "cpu-avx2=inf"}, "it must be above zero"),
+        ({"target": "cpu-avx2,cpu-avx2=1"}, "target: a target is named twice"),
+    ],
+)
+def test_a_wrong_target_or_price_is_named(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        load(**settings)
+
+    assert said in str(refused.value)
+    assert not str(refused.value).startswith("Value error")

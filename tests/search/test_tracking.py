@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluators.errors import InfrastructureError
+from evaluators.errors import InfrastructureError, TargetMismatchError
 from evaluators.outcome import Failure, FailureKind
 from search.mlflow_store import DATABASE, mlflow_fails_as, open_client, store_uri
 from search.result import SearchResult
@@ -53,7 +53,7 @@ def started(home: Path) -> Started:
 def _go_on(home: Path, search: str) -> Tracking:
     tracking = Tracking(home)
     tracking.open()
-    tracking.start_search(search, "fashion-cpu", a_spec(), a_profile(), a_target())
+    tracking.start_search(search, "fashion-cpu", a_spec(), a_profile(), (a_target(),))
     return tracking
 
 
@@ -183,10 +183,11 @@ def test_a_finished_search_carries_its_report_and_numbers(started: Started, clie
 
 
 def test_a_logged_model_serves_any_number_of_rows_from_the_measured_bundle(
-    started: Started, client: Any, home: Path, tmp_path: Path
+    started: Started, client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
+    monkeypatch.setenv("PARETUNE_ALLOW_OTHER_TARGET", "1")  # it was built for no machine at all
     tracking, search = started()
     manifest = a_bundle(tmp_path / "bundle", batch_size=4)
     trial = a_trial(1, manifest.candidate).model_copy(update={"bundle": str(tmp_path / "bundle")})
@@ -208,7 +209,9 @@ def test_a_logged_model_serves_any_number_of_rows_from_the_measured_bundle(
     assert served.metadata.signature.inputs.inputs[0].shape == (-1, 4)
 
 
-def test_a_model_of_named_inputs_takes_and_returns_arrays_by_name(started: Started, home: Path, tmp_path: Path) -> None:
+def test_a_model_of_named_inputs_takes_and_returns_arrays_by_name(
+    started: Started, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     tracking, search = started()
@@ -218,6 +221,9 @@ def test_a_model_of_named_inputs_takes_and_returns_arrays_by_name(started: Start
     tracking.log_trial(trial)
     tracking.finish_search(result, [trial], a_profile())
     mlflow.set_tracking_uri(store_uri(home))
+    with pytest.raises(TargetMismatchError, match="was built for"):
+        mlflow.pyfunc.load_model(f"models:/{tracking.model_ids[1]}")
+    monkeypatch.setenv("PARETUNE_ALLOW_OTHER_TARGET", "1")
     served = mlflow.pyfunc.load_model(f"models:/{tracking.model_ids[1]}")
     left, right = np.full((3, 2), 2, np.float32), np.full((3, 2), 5, np.float32)
     answer = served.predict({"left": left, "right": right})
@@ -258,7 +264,7 @@ def test_whatever_mlflow_raises_becomes_one_error(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="MLflow failed to open"):
         Tracking(tmp_path).open()
     with pytest.raises(InfrastructureError, match="call open"):
-        Tracking(tmp_path).start_search("1", "n", a_spec(), a_profile(), a_target())
+        Tracking(tmp_path).start_search("1", "n", a_spec(), a_profile(), (a_target(),))
     with pytest.raises(InfrastructureError, match="log trial 3: boom"), mlflow_fails_as("log trial 3"):
         raise RuntimeError("\nboom\nmore")
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from evaluators.candidate import Candidate
+from evaluators.joint_space import JointSpace
 from evaluators.outcome import Outcome
 from evaluators.space import derive_space
-from evaluators.target import probe_target
 from evaluators.verdicts import judge_all
 from search import trial_loop
 from search.front import best_trial, pareto_front
@@ -21,7 +21,7 @@ from search.progress import Silent
 from search.spec import SearchSpec
 from search.trial_loop import Session, TrialLoop
 from search.view import find_baseline, find_best_float, trial_results
-from tests.search.factories import _evidence, a_profile, a_spec
+from tests.search.factories import _evidence, a_profile, a_spec, a_target
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 
@@ -80,9 +80,11 @@ def test_a_best_has_its_baseline_and_float_references_when_time_or_trials_run_ou
     record = ledger.create_search(spec.workload, spec.to_json())
     machine = Machine(ledger, spec, seed)
     monkeypatch.setattr(trial_loop, "time", machine)
-    space = derive_space(a_profile(), probe_target())
+    space = derive_space(a_profile(), a_target())
+    joint = JointSpace({space.target.name: space})
     session = Session(
-        record=record, spec=spec, space=space, settings=SimpleNamespace(profile=a_profile()), ledger=ledger,
+        record=record, spec=spec, space=joint, settings=SimpleNamespace(profile=a_profile(), on=lambda target: None),
+        ledger=ledger,
         supervisor=machine, projection=SimpleNamespace(deliver=lambda *_: None), progress=Silent(),
         stop=Cancellation(), seconds_left=lambda: seconds - machine.now, account=lambda: None, note=lambda _: None,
     )  # type: ignore[arg-type]  # fmt: skip

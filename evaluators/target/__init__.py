@@ -1,0 +1,30 @@
+"""Target: the class of hardware that will serve, probed from this machine."""
+
+from evaluators.target.probe import (
+    DefaultTarget,
+    default_target,
+    devices_of,
+    probe_problems,
+    probe_processor,
+    probe_target,
+    probe_targets,
+)
+from evaluators.target.software import environment, environment_of, versions
+from evaluators.target.values import DEVICES, Accelerator, Target, device_of
+
+__all__ = [
+    "DEVICES",
+    "Accelerator",
+    "DefaultTarget",
+    "Target",
+    "default_target",
+    "device_of",
+    "devices_of",
+    "environment",
+    "environment_of",
+    "probe_problems",
+    "probe_processor",
+    "probe_target",
+    "probe_targets",
+    "versions",
+]

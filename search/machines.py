@@ -1,0 +1,92 @@
+"""Machines: what this one is and can run, and the worker that serves searches with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from evaluators.capabilities import BackendReport as BackendReport
+from evaluators.capabilities import capabilities_of, runtime_versions
+from evaluators.errors import UsageError
+from evaluators.frozen import Frozen
+from evaluators.target import Target, default_target, devices_of, probe_problems, probe_target, probe_targets
+from workers.lease import Cancellation
+from workers.ledger import Ledger
+from workers.sandbox import Sandbox
+from workers.worker import Worker
+
+
+class TargetReport(Frozen):
+    """One target of this machine: what it is, its devices, and every backend on it."""
+
+    target: Target
+    fingerprint: str
+    devices: tuple[str, ...]
+    default: bool
+    backends: tuple[BackendReport, ...]
+
+
+class DoctorReport(Frozen):
+    """This machine: its default target and every backend on it, then all of its targets.
+
+    Attributes:
+        why: why ``target`` is the one that is meant where none is named.
+        problems: what could not be asked of this machine, such as a driver that gives no answer.
+        versions: of Python and of every library that results depend on.
+    """
+
+    target: Target
+    fingerprint: str
+    backends: tuple[BackendReport, ...]
+    why: str = ""
+    targets: tuple[TargetReport, ...] = ()
+    problems: tuple[str, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class WorkerReport(Frozen):
+    """A worker that has ended: what it served, and how many trials it finished."""
+
+    worker: str
+    target: str
+    device: str
+    finished: int
+
+
+def doctor() -> DoctorReport:
+    """Probe this machine: its targets, and every backend on each of them."""
+    default = default_target()
+    found = [(target, capabilities_of(target).backends) for target in probe_targets()]
+    targets = tuple(
+        TargetReport(target=target, fingerprint=target.fingerprint, devices=devices_of(target.name),
+                     default=target.name == default.name, backends=backends)
+        for target, backends in found
+    )  # fmt: skip
+    chosen = next(report for report in targets if report.default)
+    return DoctorReport(
+        target=chosen.target, fingerprint=chosen.fingerprint, backends=chosen.backends, why=default.why,
+        targets=targets, problems=probe_problems(), versions=runtime_versions(),
+    )  # fmt: skip
+
+
+def work(
+    ledger: Ledger, home: Path, *, target: str | None, device: str | None, name: str | None,
+    say: Callable[[str], None], drain: Cancellation, abort: Cancellation,
+) -> WorkerReport:  # fmt: skip
+    """Serve one target of this machine, see ``search.api.work``."""
+    found = probe_target(target)
+    devices = devices_of(found.name)
+    if device is not None and device not in devices:
+        raise UsageError(f"{found.name} has no device {device!r} here; it has {', '.join(devices)}")
+    capabilities = capabilities_of(found)
+    usable = [report.name for report in capabilities.backends if report.usable]
+    if not usable:
+        reasons = "; ".join(f"{report.name}: {report.reason}" for report in capabilities.backends)
+        raise UsageError(f"no backend can be used on {found.name}: {reasons}")
+    with Sandbox() as sandbox:
+        worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say)
+        say(f"{worker.name} serves {found.name} on {worker.device} with {', '.join(usable)}; home {home}")
+        finished = worker.run(drain, abort)
+    return WorkerReport(worker=worker.name, target=found.name, device=worker.device, finished=finished)

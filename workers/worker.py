@@ -1,0 +1,118 @@
+"""Worker: claims the queued trials of one target, one after the other, and sees each through to its outcome."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from evaluators.capabilities import Capabilities
+from evaluators.errors import InfrastructureError
+from evaluators.target import devices_of
+from workers.lease import Cancellation, owner_name, wait_for
+from workers.ledger import Ledger
+from workers.records import TrialRecord
+from workers.registered import BEAT_SECONDS
+from workers.repeated import Repeated
+from workers.sandbox import Sandbox
+from workers.settings import TrialSettings
+from workers.supervisor import Supervisor
+
+LOOK_SECONDS = 0.3
+"""How often an idle worker looks for work."""
+
+WATCH_SECONDS = 1.0
+"""How often a worker asks whether the search of its trial still runs."""
+
+RETRY_SECONDS = 5.0
+"""How long a worker waits after the ledger or the sandbox failed."""
+
+
+class Worker:
+    """Works off the queue of one target on one device: claim, sandbox, finish, through the same ``Supervisor``.
+
+    Any number of workers may share a ledger: a trial is claimed by one of them, and what a worker that lost its lease
+    writes is refused.
+
+    Args:
+        ledger: where it registers, and where trials are claimed and finished.
+        sandbox: where their jobs run.
+        home: folder for bundles, caches and job logs; all workers of a ledger see it under the same path.
+        capabilities: the target that it serves, and what this machine can run on it.
+        name: what people call it, unless told the name of the host and the target.
+        device: which of the machine's devices, ``cuda:1``; the first one of the target unless told.
+        search_id: the one search that it works for; every running search unless told.
+        locks: folder of the device locks, the user's own unless told.
+        say: told what it does, in words.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sandbox: Sandbox,
+        home: Path,
+        capabilities: Capabilities,
+        *,
+        name: str | None = None,
+        device: str | None = None,
+        search_id: str | None = None,
+        locks: Path | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._ledger, self._capabilities, self._search_id, self._say = ledger, capabilities, search_id, say
+        self.target = capabilities.target
+        self.device = device or (devices_of(self.target.name) or ("cpu",))[0]
+        self.id = owner_name(f"{self.target.name}@{self.device}")
+        self.name = name or f"{socket.gethostname()}-{self.target.name}"
+        self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks)
+
+    def run(self, drain: Cancellation, abort: Cancellation) -> int:
+        """Work until ``drain`` is set, and the trial in progress has ended; ``abort`` gives that back at once.
+
+        Returns:
+            The number of trials that it finished.
+        """
+        self._ledger.register_worker(
+            self.id, self.name, socket.gethostname(), os.getpid(), self._capabilities, self.device
+        )
+        finished = 0
+        try:
+            with Repeated(lambda: self._ledger.worker_seen(self.id), BEAT_SECONDS, f"beat {self.name}"):
+                while not (drain.is_set or abort.is_set):
+                    try:
+                        worked = self._work(abort)
+                    except InfrastructureError as error:
+                        self._say(f"{error}; trying again in {RETRY_SECONDS:g} s")
+                        wait_for((drain, abort), RETRY_SECONDS)
+                        continue
+                    finished += worked is True
+                    if worked is None:
+                        wait_for((drain, abort), LOOK_SECONDS)
+        finally:
+            self._ledger.end_worker(self.id)
+        return finished
+
+    def _work(self, abort: Cancellation) -> bool | None:
+        """Run the oldest queued trial that is for such a machine; None if there is none, False if it was taken back."""
+        for trial in self._ledger.queued(self.target.name, self._search_id):
+            settings = self._ledger.settings_of(trial.search_id)
+            if settings is not None and settings.suits(self.target):
+                return self._see_through(trial, settings, abort)
+        return None
+
+    def _see_through(self, trial: TrialRecord, settings: TrialSettings, abort: Cancellation) -> bool:
+        self._say(f"trial {trial.id}: {trial.candidate.label()}")
+        stopped = Cancellation()
+        with Repeated(lambda: self._watch(trial, stopped), WATCH_SECONDS, f"watch {trial.id}"):
+            outcome = self._supervisor.run(trial.id, trial.attempt, settings.on(self.target), cancel=(abort, stopped))
+        self._say(f"trial {trial.id}: {outcome.kind if outcome else 'not ours, or stopped; it is queued again'}")
+        return outcome is not None
+
+    def _watch(self, trial: TrialRecord, stopped: Cancellation) -> bool:
+        """Stop the trial of a search that has ended or is being cancelled."""
+        search = self._ledger.search(trial.search_id)
+        if search.status == "running" and not search.cancel_requested:
+            return True
+        stopped.set()
+        return False
