@@ -27,13 +27,21 @@ _FLOATS = ("fp32", "fp16")
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in the package: how its values are stored, and how many there are.
+    """One tensor in the package: how its values are stored, how many there are, and along how many axes.
 
     ``precision`` is ``fp32``, ``fp16``, ``int8``, … or ``palettized4`` with the bits of an index.
     """
 
     precision: str
     elements: int
+    axes: int
+
+    @property
+    def compressible(self) -> bool:
+        """Whether coremltools stores it in fewer bits: a bias, with its one axis, always stays float."""
+        from evaluators.backends.coreml_package import LARGEST_UNCOMPRESSED
+
+        return self.axes > 1 and self.elements > LARGEST_UNCOMPRESSED
 
 
 @dataclass(frozen=True)
@@ -101,15 +109,13 @@ def refuse_package(package: Package, needed: Mapping[str, int], recipe: Recipe) 
 
     ``needed`` are the operators of the float model by kind.
     """
-    from evaluators.backends.coreml_package import LARGEST_UNCOMPRESSED
-
     for kind, count in needed.items():
         if (there := package.count(kind)) < count:
             return f"the Core ML program has {there} operations of kind {kind}, and the model has {count}"
     wanted = stored_precision(recipe)
     for operation in package.operations:
         for tensor in operation.reads:
-            weight = operation.kind in needed and tensor.elements > LARGEST_UNCOMPRESSED
+            weight = operation.kind in needed and tensor.compressible
             if tensor.precision in _FLOATS and tensor.precision != wanted and (weight or recipe.weights == "float"):
                 return (
                     f"{operation.type} {operation.name} has a weight of {tensor.elements} elements in "
@@ -151,16 +157,21 @@ def diagnosis(package: Package, planned: Sequence[tuple[str, str, float | None]]
 
 
 def _stored(operation: Any) -> Stored:
-    elements = math.prod(_sizes(operation.outputs[0].type))
+    sizes = _sizes(operation.outputs[0].type)
+    return Stored(_stored_as(operation), math.prod(sizes), len(sizes))
+
+
+def _stored_as(operation: Any) -> str:
+    """Return how the values of a constant or of a decompressing operation are stored."""
     if operation.type == "const":
-        return Stored(_precision(operation.outputs[0].type), elements)
+        return _precision(operation.outputs[0].type)
     values = {**_attributes(operation), **_immediate(operation)}
     if operation.type == "constexpr_lut_to_dense":
         table = _sizes(values["lut"])
         entries = table[0] if len(table) == 1 else table[-2]  # before iOS 18 one axis; since then (…, entries, width)
-        return Stored(f"palettized{int(math.log2(entries))}", elements)
+        return f"palettized{int(math.log2(entries))}"
     data = values.get("quantized_data", values.get("data"))
-    return Stored(operation.type if data is None else _precision(data), elements)
+    return str(operation.type) if data is None else _precision(data)
 
 
 def _attributes(operation: Any) -> dict[str, Any]:

@@ -133,18 +133,22 @@ def test_a_processor_is_offered_itself_only(home: Path) -> None:
 def test_a_package_that_lacks_a_layer_or_keeps_a_wide_weight_is_refused() -> None:
     from evaluators.diagnosis.coreml import Operation, Package, Stored, refuse_package
 
-    wide = Package((Operation("conv", "a", "fp16", (Stored("fp16", 2304),)),), weight_bytes=4608)
+    wide = Package((Operation("conv", "a", "fp16", (Stored("fp16", 2304, 4),)),), weight_bytes=4608)
     eighth = Recipe(compute="fp16", weights="int8", deployment="ios17")
 
     assert "2304 elements in fp16, and int8" in str(refuse_package(wide, {"convolution": 1}, eighth))
     assert "the model has 2" in str(refuse_package(wide, {"convolution": 2}, HALF))
     assert refuse_package(wide, {"convolution": 1}, HALF) is None
+    bias = Package((Operation("lstm", "a", "fp16", (Stored("fp16", 512, 1),)),), weight_bytes=1024)
+    assert refuse_package(bias, {"recurrent": 1}, eighth) is None
 
 
 def test_the_plan_tells_which_operations_reach_the_neural_engine() -> None:
     from evaluators.diagnosis.coreml import Operation, Package, Stored, diagnosis
 
-    package = Package((Operation("conv", "a", "fp16", (Stored("int8", 2304),)), Operation("relu", "b", "fp16", ())), 1)
+    package = Package(
+        (Operation("conv", "a", "fp16", (Stored("int8", 2304, 4),)), Operation("relu", "b", "fp16", ())), 1
+    )
     told = diagnosis(package, [("conv", "ne", 0.75), ("relu", "cpu", 0.25)], "weight_int8")
 
     assert told.notes[:3] == (
