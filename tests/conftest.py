@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from evaluators.testing.summary import pytest_terminal_summary  # noqa: F401 - p
 ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores with each other: what they measure is never clean, and none of it is a figure.
 os.environ.setdefault("PARETUNE_MAX_FOREIGN_LOAD", "1000")
+# A shell that starts the tests in the background has SIGINT ignored, also in every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 TINY = f"{ROOT / 'tests' / 'tiny.py'}:workload"
 
 
