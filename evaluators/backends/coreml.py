@@ -108,10 +108,12 @@ class CoreMlRunner:
     def __init__(self, model: Any, manifest: Manifest) -> None:
         self.model = model
         self._predict = model.predict
+        self._declared, self._batch_size = manifest.inputs, manifest.candidate.batch_size
         self._dtypes = {spec.name: _core_ml_type(spec.dtype) for spec in manifest.inputs.tensors}
         self._outputs = [(spec.name, spec.dtype) for spec in manifest.outputs.tensors]
 
     def prepare(self, batch: Arrays) -> dict[str, np.ndarray]:
+        self._declared.check(batch, self._batch_size)
         return {name: np.ascontiguousarray(batch[name], dtype=dtype) for name, dtype in self._dtypes.items()}
 
     def run(self, prepared: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -108,11 +108,12 @@ class ExecuTorchRunner:
     def __init__(self, module: Any, manifest: Manifest) -> None:
         self._module = module  # owns the memory of outputs
         self._run = module.run_method
-        self._inputs = manifest.inputs
+        self._inputs, self._batch_size = manifest.inputs, manifest.candidate.batch_size
 
     def prepare(self, batch: Arrays) -> tuple[torch.Tensor, ...]:
         import torch
 
+        self._inputs.check(batch, self._batch_size)
         return tuple(torch.tensor(batch[spec.name], dtype=getattr(torch, spec.dtype)) for spec in self._inputs.tensors)
 
     def run(self, prepared: tuple[torch.Tensor, ...]) -> Any:
