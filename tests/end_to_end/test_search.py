@@ -89,12 +89,15 @@ def test_the_same_search_again_is_answered_from_the_ledger(tiny_search: Finished
         "--threads", "1", "--latency-budget", "1s", "--max-accuracy-drop", "0.2", "--trials", "9", "--json",
     )  # fmt: skip
     assert again.code == 0
-    assert again.json["trials"]["cached"] >= 8
     first, second = (paretune("trials", name, "--home", str(tiny_search.home), "--json").json["trials"]
                      for name in (tiny_search.result["search"], again.json["search"]))  # fmt: skip
-    known = {json.dumps(trial["candidate"]): trial["accuracy"] for trial in first}
-    answered = [trial for trial in second if trial["answered_by"]]
-    assert [trial["accuracy"] for trial in answered] == [known[json.dumps(trial["candidate"])] for trial in answered]
+    known = {json.dumps(trial["candidate"]): trial for trial in first if trial["outcome"] == "measured"}
+    repeated = [trial for trial in second if json.dumps(trial["candidate"]) in known]
+    assert len(repeated) >= 5, "the opening at least is the same; what follows depends on the final comparison too"
+    assert all(trial["answered_by"] for trial in repeated)
+    assert [trial["accuracy"] for trial in repeated] == [
+        known[json.dumps(trial["candidate"])]["accuracy"] for trial in repeated
+    ]
 
 
 def test_an_impossible_budget_says_what_the_limits_would_have_to_be(tiny_search: Finished) -> None:
