@@ -26,6 +26,7 @@ from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
 from search.trial_loop import Session, TrialLoop
 from search.view import count_trials, search_result, trial_results
+from search.wording import exclusion_notes
 from workers.lease import Cancellation, owner_is_alive, wait_for
 from workers.ledger import Ledger
 from workers.locks import search_lock
@@ -179,8 +180,8 @@ class Coordinator:
         spec = self._spec
         space = derive_joint_space(profile, self._known, only_backends=spec.backend, batch_sizes=spec.batch_size,
                                    threads=spec.threads)  # fmt: skip
-        for exclusion in space.exclusions:
-            self._note(f"left out: {exclusion.what}: {exclusion.why}")
+        for note in exclusion_notes(space.exclusions, self._targets):
+            self._note(note)
         return space
 
     def _conclude(self, projection: Projection) -> SearchResult:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluators.candidate import Candidate, Pruning, Quantization, Runtime
 from evaluators.outcome import Constraint, Interval, Verdict, describe
 from search.home import home_folder
 from search.result import SearchResult, TrialResult
 from search.units import show_bytes, show_ms
+
+if TYPE_CHECKING:
+    from evaluators.space import Exclusion
 
 NOTHING = "–"
 
@@ -303,3 +307,12 @@ def _drop_fact(best: TrialResult) -> str:
     spread = "" if interval is None else f" ± {show_drop((interval[1] - interval[0]) / 2, share)}"
     number = show_drop(best.accuracy_drop, share)
     return f"drop {number.removesuffix(' pp') if spread.endswith(' pp') else number}{spread}"
+
+
+def exclusion_notes(exclusions: Sequence[Exclusion], targets: Sequence[str]) -> list[str]:
+    """Return what to say of what was left out: a sentence each, but one for all that these targets do not have."""
+    hardware = [item.what for item in exclusions if any(target in item.why for target in targets)]
+    notes = [f"left out: {item.what}: {item.why}" for item in exclusions if item.what not in hardware]
+    if hardware:
+        notes.append(f"left out, not for {', '.join(targets)}: {', '.join(hardware)} (paretune space says why)")
+    return notes

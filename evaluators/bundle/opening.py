@@ -10,7 +10,7 @@ from evaluators.bundle.formats import Content, content_of
 from evaluators.bundle.manifest import MANIFEST, MOST_BYTES, Manifest, parse_manifest
 from evaluators.bundle.tree import file_hashes, hash_of, listed_files, open_file
 from evaluators.errors import IntegrityError, TargetMismatchError
-from evaluators.target import Target, probe_targets
+from evaluators.target import Target, known_by_name, probe_targets
 
 
 def write_manifest(folder: Path, **fields: Any) -> Manifest:
@@ -75,10 +75,14 @@ def content_of_bundle(folder: Path) -> Content:
 
 
 def why_not_here(manifest: Manifest, targets: Sequence[Target]) -> str | None:
-    """Return how what a bundle was built for differs from all of ``targets``, or None where it is one of them."""
+    """Return how what a bundle was built for differs from all of ``targets``, or None where it is one of them.
+
+    One that was built where no machine of its target was at hand is for every machine of that name.
+    """
     name = manifest.candidate.target
     named = [target for target in targets if target.name == name]
-    if any(target.fingerprint == manifest.target_fingerprint for target in named):
+    known = {*(target.fingerprint for target in named), known_by_name(name).fingerprint}
+    if named and manifest.target_fingerprint in known:
         return None
     if named:
         found = ", ".join(target.fingerprint for target in named)

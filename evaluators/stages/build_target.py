@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evaluators.backends.base import Backend
-from evaluators.target import Target, device_of, probe_target, probe_targets
+from evaluators.target import Target, known_by_name, probe_target, probe_targets
 
 
 def build_target(name: str, backend: Backend) -> Target:
@@ -16,5 +16,4 @@ def build_target(name: str, backend: Backend) -> Target:
     """
     if not backend.builds_anywhere or any(target.name == name for target in probe_targets()):
         return probe_target(name)
-    device_of(name)
-    return Target(name=name, processor="", features=(), cores=1, memory_bytes=0, system="")
+    return known_by_name(name)

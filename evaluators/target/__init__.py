@@ -10,7 +10,7 @@ from evaluators.target.probe import (
     probe_targets,
 )
 from evaluators.target.software import environment, environment_of, versions
-from evaluators.target.values import DEVICES, Accelerator, Target, device_of
+from evaluators.target.values import DEVICES, Accelerator, Target, device_of, known_by_name
 
 __all__ = [
     "DEVICES",
@@ -22,6 +22,7 @@ __all__ = [
     "devices_of",
     "environment",
     "environment_of",
+    "known_by_name",
     "probe_problems",
     "probe_processor",
     "probe_target",

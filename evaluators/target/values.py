@@ -77,3 +77,13 @@ class Target(Frozen):
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             return None
+
+
+def known_by_name(name: str) -> Target:
+    """Return the target of that name where no machine of it was probed: nothing else is known of it.
+
+    Raises:
+        UsageError: no target has such a name.
+    """
+    device_of(name)
+    return Target(name=name, processor="", features=(), cores=1, memory_bytes=0, system="")

@@ -11,6 +11,7 @@ import pytest
 from evaluators.backends.coreml import CoreMl, refuse_candidate
 from evaluators.backends.eager import Eager
 from evaluators.bundle import read_manifest
+from evaluators.bundle.opening import why_not_here
 from evaluators.candidate import Candidate, Quantization, Runtime, Scalar
 from evaluators.errors import UnsupportedError, UsageError
 from evaluators.jobs import PrepareJob
@@ -157,6 +158,16 @@ def test_the_plan_tells_which_operations_reach_the_neural_engine() -> None:
         "not on the Neural Engine: relu (1)",
     )
     assert Counter(item.kind for item in told.operators)["convolution"] == 1
+
+
+def test_a_package_built_where_there_is_no_mac_is_for_every_mac_of_that_name(home: Path) -> None:
+    pytest.importorskip("coremltools")
+    manifest = read_manifest(_bundle("images", _candidate("fp16"), home))
+
+    assert why_not_here(manifest, [MAC]) is None
+    assert "apple-m3" in str(why_not_here(manifest, [MAC.model_copy(update={"name": "apple-m3"})]))
+    elsewhere = manifest.model_copy(update={"target_fingerprint": "0" * 16})
+    assert "another apple-m2" in str(why_not_here(elsewhere, [MAC]))
 
 
 def test_only_a_backend_that_builds_anywhere_builds_for_a_machine_that_is_not_here() -> None:
