@@ -26,6 +26,7 @@ from evaluators.stages.accuracy import score_bundle
 from evaluators.stages.clock import StageClock
 from evaluators.stages.parity import check_float, compare
 from evaluators.stages.reference import example_file, parity_batches, reference_outputs
+from evaluators.target import device_of
 from evaluators.timing.blocks import LocalCalls
 from evaluators.timing.sequence import time_bundle
 from evaluators.timing.stand import Stand, StandRequest, real_batches
@@ -132,9 +133,10 @@ def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
     """Start the process of the original model at the candidate's batch size and threads, unless it is the candidate.
 
     It forks here, before any runtime has started threads, and loads when it is first timed. With several threads there
-    is none: two processes that take turns on the same cores slow each other there.
+    is none: two processes that take turns on the same cores slow each other there. Beside an accelerator there is none
+    either: the original would be timed on the processor, and the ratio would compare two kinds of hardware.
     """
-    if candidate.is_original or candidate.runtime.threads > 1:
+    if candidate.is_original or candidate.runtime.threads > 1 or device_of(candidate.target) != "cpu":
         yield None
         return
     request = StandRequest(
