@@ -23,7 +23,7 @@ from called_by_hand import BY_HAND
 from results import record
 
 from evaluators.batching import as_arrays, example_batches
-from evaluators.bundle import read_manifest
+from evaluators.bundle import open_bundle
 from evaluators.cache import StageCache
 from evaluators.jobs import Protocol
 from evaluators.libraries import first_line
@@ -46,7 +46,7 @@ PARITY_BATCHES = 2
 def by_hand(request: StandRequest) -> LocalCalls:
     """Load the files of a bundle by hand, with the batches that the bundle itself is timed on."""
     folder = Path(str(request.bundle))
-    manifest = read_manifest(folder)
+    manifest = open_bundle(folder, trusted=True)
     batches = [
         as_arrays(batch)
         for batch in real_batches(load_workload(request.workload), manifest.candidate.batch_size, LATENCY_BATCHES)

@@ -102,9 +102,9 @@ def load(subject: Subject) -> tuple[Run, list[Any]]:
     import numpy as np
 
     from evaluators import registry
-    from evaluators.bundle import read_manifest
+    from evaluators.bundle import open_bundle
 
-    manifest = read_manifest(subject.bundle)
+    manifest = open_bundle(subject.bundle, trusted=True)
     runner = registry.backend(manifest.candidate.backend).load(subject.bundle, manifest)
     batches: dict[str, dict[str, Any]] = {}
     with np.load(subject.batches, allow_pickle=False) as stored:

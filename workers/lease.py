@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import select
 import socket
-import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
-from evaluators.errors import InfrastructureError
 from workers.ledger import Ledger
+from workers.repeated import Repeated
 
 
 @cache
@@ -86,7 +83,7 @@ def wait_for(switches: Sequence[Cancellation], seconds: float) -> bool:
     return any(switch.is_set for switch in switches)
 
 
-class Heartbeat:
+class Heartbeat(Repeated):
     """Renews a lease from a thread while its block runs; ``lost`` is set if the lease goes to someone else.
 
     Where the ledger cannot be reached the beat is tried again: the lease outlives two missed beats.
@@ -96,26 +93,10 @@ class Heartbeat:
         self.lost = Cancellation()
         self._ledger = ledger
         self._lease = (trial_id, attempt, owner, lease_seconds)
-        self._pause = lease_seconds / 3
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {trial_id}", daemon=True)
+        super().__init__(self._beat, lease_seconds / 3, f"heartbeat {trial_id}")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._over.wait(self._pause):
-            try:
-                renewed = self._ledger.heartbeat(*self._lease)
-            except InfrastructureError:
-                continue
-            if not renewed:
-                self.lost.set()
-                return
+    def _beat(self) -> bool:
+        renewed = self._ledger.heartbeat(*self._lease)
+        if not renewed:
+            self.lost.set()
+        return renewed

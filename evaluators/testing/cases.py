@@ -13,7 +13,7 @@ import numpy as np
 from evaluators import registry
 from evaluators.backends.base import Runner
 from evaluators.batching import as_arrays, collated, example_batches
-from evaluators.bundle import read_manifest
+from evaluators.bundle import open_bundle
 from evaluators.candidate import Candidate, Quantization, Runtime, Scalar
 from evaluators.errors import ParetuneError
 from evaluators.jobs import PrepareJob, ProfileJob
@@ -180,7 +180,7 @@ def build(case: Case, home: Path) -> Path:
 
 def load(bundle: Path) -> Runner:
     """Load a bundle through its backend."""
-    manifest = read_manifest(bundle)
+    manifest = open_bundle(bundle, trusted=True)
     return registry.backend(manifest.candidate.backend).load(bundle, manifest)
 
 

@@ -216,11 +216,9 @@ def test_what_falls_back_to_pytorch_is_counted_reported_and_refused_over_a_limit
 
 
 @pytest.mark.gpu
-def test_conforms_on_a_gpu(home: Path) -> None:
-    from evaluators.testing.conformance import UnavailableError
-
-    for case in conformance.cases("tensorrt"):
-        try:
-            conformance.check(case, home)
-        except UnavailableError as reason:
-            pytest.skip(str(reason))
+@pytest.mark.parametrize("case", conformance.cases("tensorrt"), ids=str)
+def test_conforms_on_a_gpu(case: conformance.Case, home: Path) -> None:
+    try:
+        conformance.check(case, home)
+    except conformance.UnavailableError as reason:
+        pytest.skip(str(reason))

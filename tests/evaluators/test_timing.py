@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import psutil
 import pytest
 
 from evaluators.jobs import Protocol
@@ -239,8 +240,11 @@ def test_a_round_has_as_many_turns_as_its_time_allows_and_never_fewer_than_four(
 
 def test_stands_end_in_any_order() -> None:
     stands = [Stand(StandRequest(workload=TINY, batch_size=2)) for _ in range(2)]
+    started = {child.pid for child in psutil.Process().children()}
     for stand in stands:
         stand.close()
+    left = started & {child.pid for child in psutil.Process().children()}
+    assert len(started) - len(left) >= 2, "both ended, though the second held a copy of the first one's pipe"
 
 
 def test_a_stand_times_the_original_model_in_a_process_of_its_own() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_for_tests import PROFILE, REJECTED, RUNNER, candidate
+from jobs_for_tests import PROFILE, REJECTED, candidate
 
 from evaluators.errors import InfrastructureError
 from evaluators.jobs import Comparison
@@ -23,19 +23,6 @@ from workers.sandbox import Sandbox
 from workers.supervisor import Supervisor, TrialSettings, job_environment, run_profile
 
 SETTINGS = TrialSettings(profile=PROFILE, trial_timeout_s=20.0, lease_seconds=30.0, memory_limit_bytes=2**30)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(runner=RUNNER) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger.at(tmp_path)
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

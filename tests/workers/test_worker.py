@@ -8,13 +8,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_for_tests import MEASURED, PROFILE, RUNNER, candidate, until, wait_for_file
+from jobs_for_tests import MEASURED, PROFILE, candidate, until, wait_for_file
 
 from evaluators.capabilities import BackendReport, Capabilities
 from evaluators.target import Target
@@ -34,18 +34,6 @@ def capabilities(target: str = "cpu", cores: int = 2) -> Capabilities:
     found = Target(name=target, processor="p", features=(), cores=cores, memory_bytes=2**33, system="s", installed={})
     backend = BackendReport(name="eager", usable=True, reason=None, versions={}, schemes=("fp32",))
     return Capabilities(target=found, backends=(backend,))
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(runner=RUNNER) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(Ledger.at(tmp_path)) as ledger:
-        yield ledger
 
 
 @pytest.fixture

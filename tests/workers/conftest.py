@@ -1,0 +1,25 @@
+"""What the tests of workers share: a sandbox whose jobs are made up, and an empty ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from jobs_for_tests import RUNNER
+
+from workers.ledger import Ledger
+from workers.sandbox import Sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(runner=RUNNER) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(Ledger.at(tmp_path)) as ledger:
+        yield ledger
