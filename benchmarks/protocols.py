@@ -2,21 +2,26 @@
 
     python benchmarks/protocols.py
 
-Runs a small search on the image example and then measures every bundle that it measured again, through the same jobs as
-the search: with the sequential protocol, with the fixed one (the time of its last look, whatever the verdict), and with
-the sequential one while another process burns one core. Asked: at least 40 % of the measuring time saved with the same
-verdicts, and the same candidates pass beside the burning process. Exit code 0 if so, 1 if not.
+Runs a small search on the image example and then measures every bundle that it measured again. Twice through the same
+jobs as the search: on the quiet machine, and while another process burns one core. And once for the fixed time of the
+protocol's last look, with its calls kept: from the same calls, looked at as they came, follows what the sequential
+protocol would have said and when, so that nothing that drifts between two measurements comes between the two verdicts.
+Asked: at least 40 % of the measuring time saved with the same verdicts, and the same candidates pass beside the burning
+process. Exit code 0 if so, 1 if not.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +29,13 @@ from typing import Any
 
 import report
 from bundles import IMAGES, Workshop
+from replay import Twice, time_bundle_twice
 from results import record
 
 import search
 from evaluators.jobs import MeasureJob, Protocol
-from evaluators.outcome import Outcome
+from evaluators.outcome import Constraint, Evidence, LatencyEvidence, Outcome
+from evaluators.verdicts import judge_all
 from search import api
 from search.result import TrialResult
 
@@ -38,17 +45,17 @@ BURN = "while True: pass"
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate under the three conditions."""
+    """One candidate: measured as in a search without and with a burning process, and once for the fixed time."""
 
     label: str
-    sequential: Outcome
-    fixed: Outcome
+    quiet: Outcome
     beside: Outcome
+    twice: Twice
 
 
-def verdict(outcome: Outcome, metric: str) -> str:
-    """Return the verdict on one metric, or how the trial ended without one."""
-    return next((v.status for v in outcome.verdicts if v.constraint.metric == metric), outcome.kind)
+def verdict(latency: LatencyEvidence, constraint: Constraint) -> str:
+    """Return the verdict on the latency."""
+    return judge_all([constraint], Evidence(latency=latency))[0].status
 
 
 def passes(outcome: Outcome) -> str:
@@ -88,6 +95,12 @@ def measure(workshop: Workshop, trial: TrialResult, job: MeasureJob, *, beside: 
     return outcome
 
 
+def measure_twice(bundle: str, protocol: Protocol, budget_ms: float) -> Twice:
+    """Time a bundle for the fixed time in a process of its own and judge its calls by both protocols."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(time_bundle_twice, bundle, IMAGES, protocol, budget_ms).result()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency-budget-ms", type=float, default=1.0)
@@ -96,6 +109,7 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="append the report to benchmarks/RESULTS.md")
     given = parser.parse_args()
     facts = report.machine()
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(given.threads)))
     with tempfile.TemporaryDirectory(prefix="protocols-") as home:
         result = search.run(IMAGES, home=home, latency_budget_ms=given.latency_budget_ms, threads=given.threads,
                             trials=given.trials)  # fmt: skip
@@ -105,47 +119,46 @@ def main() -> int:
         rows = []
         for trial in trials:
             job = MeasureJob(bundle=str(trial.bundle), profile=profile, home=home, constraints=result.constraints)
-            protocol = Protocol()
-            fixed = job.model_copy(update={"protocol": protocol.model_copy(update={"looks": protocol.looks[-1:]})})
             rows.append(Row(trial.label, measure(workshop, trial, job, beside=False),
-                            measure(workshop, trial, fixed, beside=False),
-                            measure(workshop, trial, job, beside=True)))  # fmt: skip
-            print(f"{trial.label}: {passes(rows[-1].sequential)} {passes(rows[-1].fixed)} {passes(rows[-1].beside)}",
-                  file=sys.stderr, flush=True)  # fmt: skip
+                            measure(workshop, trial, job, beside=True),
+                            measure_twice(str(trial.bundle), job.protocol, given.latency_budget_ms)))  # fmt: skip
+            print(f"{trial.label}: {passes(rows[-1].quiet)} {passes(rows[-1].beside)}", file=sys.stderr, flush=True)
         workshop.close()
-    metric = result.constraints[0].metric
-    return conclude(rows, metric, given, facts)
+    return conclude(rows, result.constraints[0], given, facts)
 
 
-def conclude(rows: Sequence[Row], metric: str, given: argparse.Namespace, facts: dict[str, Any]) -> int:
+def conclude(rows: Sequence[Row], constraint: Constraint, given: argparse.Namespace, facts: dict[str, Any]) -> int:
     """Write the section and say whether what was asked holds."""
-    spent, fixed = (sum(seconds(getattr(row, name)) for row in rows) for name in ("sequential", "fixed"))
+    spent, fixed = (sum(getattr(row.twice, name).seconds for row in rows) for name in ("sequential", "fixed"))
     saved = 1 - spent / fixed
-    other = [row.label for row in rows if verdict(row.sequential, metric) != verdict(row.fixed, metric)]
-    changed = [row.label for row in rows if (passes(row.sequential) == "pass") != (passes(row.beside) == "pass")]
-    blocks = sum(row.beside.evidence.latency.polluted for row in rows if row.beside.evidence.latency)
-    quiet = sum(row.sequential.evidence.latency.polluted for row in rows if row.sequential.evidence.latency)
+    both = [tuple(verdict(latency, constraint) for latency in row.twice) for row in rows]
+    other = [f"{row.label} ({fixed} → {early})" for row, (fixed, early) in zip(rows, both, strict=True)
+             if early != fixed]  # fmt: skip
+    changed = [row.label for row in rows if (passes(row.quiet) == "pass") != (passes(row.beside) == "pass")]
+    thrown, without = (sum(latency.polluted for row in rows if (latency := getattr(row, name).evidence.latency))
+                       for name in ("beside", "quiet"))  # fmt: skip
     unclean = sum(not row.beside.evidence.latency.clean for row in rows if row.beside.evidence.latency)
     holds = saved >= SAVED and not other and not changed
     cells = [
-        f"| {row.label} | {value(row.sequential):.3f} | {verdict(row.sequential, metric)} | "
-        f"{seconds(row.sequential):.2f} | {value(row.fixed):.3f} | {verdict(row.fixed, metric)} | "
-        f"{seconds(row.fixed):.2f} | {value(row.beside):.3f} | {verdict(row.beside, metric)} | "
-        f"{passes(row.sequential)} → {passes(row.beside)} |"
-        for row in rows
+        f"| {row.label} | {row.twice.fixed.value:.3f} | {verdicts[0]} | {row.twice.fixed.seconds:.2f} | "
+        f"{row.twice.sequential.value:.3f} | {verdicts[1]} | {row.twice.sequential.seconds:.2f} | "
+        f"{value(row.quiet):.3f} | {value(row.beside):.3f} | {passes(row.quiet)} → {passes(row.beside)} |"
+        for row, verdicts in zip(rows, both, strict=True)
     ]
     text = "\n".join([
         f"## {facts['date']}: early verdicts, and another program on one core, {facts['processor']}", "",
         f"`python benchmarks/protocols.py {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
-        f"{metric} at most {given.latency_budget_ms:g}; {given.threads} thread(s).", "",
-        "| candidate | sequential: ms | verdict | s | fixed: ms | verdict | s | beside a burning process: ms | verdict "
-        "| all limits, quiet → beside |",
+        f"{constraint.metric} at most {given.latency_budget_ms:g}; {given.threads} thread(s).", "",
+        "| candidate | fixed: ms | verdict | s | same calls, sequential: ms | verdict | s | in a job: ms "
+        "| in a job beside a burning process: ms | all limits, quiet → beside |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", *cells, "",
-        f"- Measuring one candidate's latency, warm-up and reference included: median "
-        f"{statistics.median(seconds(row.sequential) for row in rows):.2f} s, with the fixed protocol "
-        f"{statistics.median(seconds(row.fixed) for row in rows):.2f} s; {saved:.0%} of all of it saved (asked: "
-        f"{SAVED:.0%}); other verdicts on latency: {', '.join(other) or 'none'}.",
-        f"- Beside a process that burns one core, {blocks} blocks were thrown away and timed again ({quiet} without "
+        f"- Measuring one candidate's latency in a job, loading the reference included: median "
+        f"{statistics.median(seconds(row.quiet) for row in rows):.2f} s.",
+        f"- From the same calls, warm-up and reference included: median "
+        f"{statistics.median(row.twice.fixed.seconds for row in rows):.2f} s for the fixed protocol, "
+        f"{statistics.median(row.twice.sequential.seconds for row in rows):.2f} s for the sequential one; {saved:.0%} "
+        f"of all of it saved (asked: {SAVED:.0%}); other verdicts: {', '.join(other) or 'none'}.",
+        f"- Beside a process that burns one core, {thrown} blocks were thrown away and timed again ({without} without "
         f"it), {unclean} candidates were never clean; candidates that no longer pass or pass only then: "
         f"{', '.join(changed) or 'none'}.",
         f"- **{'Holds' if holds else 'Does not hold'}.**", "",

@@ -132,11 +132,10 @@ def _latency(
 def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
     """Start the process of the original model at the candidate's batch size and threads, unless it is the candidate.
 
-    It forks here, before any runtime has started threads, and loads when it is first timed. With several threads there
-    is none: two processes that take turns on the same cores slow each other there. Beside an accelerator there is none
-    either: the original would be timed on the processor, and the ratio would compare two kinds of hardware.
+    It forks here, before any runtime has started threads, and loads when it is first timed. Beside an accelerator there
+    is none: the original would be timed on the processor, and the ratio would compare two kinds of hardware.
     """
-    if candidate.is_original or candidate.runtime.threads > 1 or device_of(candidate.target) != "cpu":
+    if candidate.is_original or device_of(candidate.target) != "cpu":
         yield None
         return
     request = StandRequest(

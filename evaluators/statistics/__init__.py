@@ -1,7 +1,7 @@
 """Statistics of latency samples and of scores: percentiles, intervals and decisions, as pure functions."""
 
 from evaluators.statistics.blocks import batch_bound, block_interval, ratio_interval, supports_upper_bound
-from evaluators.statistics.early_stopping import decide, least_calls
+from evaluators.statistics.early_stopping import confidence_per_look, decide, least_calls
 from evaluators.statistics.quantiles import (
     CONFIDENCE,
     mean_interval,
@@ -16,6 +16,7 @@ __all__ = [
     "batch_bound",
     "block_interval",
     "compare_rounds",
+    "confidence_per_look",
     "decide",
     "different",
     "least_calls",

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from evaluators.statistics.dependence import Blocks, prudent_calls
+from evaluators.statistics.blocks import block_interval, supports_upper_bound
+from evaluators.statistics.dependence import Blocks
 from evaluators.statistics.quantiles import CONFIDENCE, samples_needed
 
 Decision = Literal["pass", "fail", "undecided"]
@@ -36,25 +37,25 @@ def decide(
 ) -> Decision:
     """Say whether the quantile is at most ``limit``, at one of ``looks`` looks at a growing trace.
 
-    A system exactly at its limit gets a wrong "pass" at any look with a probability of at most ``1 - confidence``, and
-    likewise a wrong "fail": each look spends an equal part of it (Bonferroni), so that looks may come at any time.
-    Calls that resemble their neighbours count as the fewer independent ones that they are worth.
+    It is where the one-sided bounds of the quantile lie on one side of the limit; for independent calls that is the
+    criterion of ``least_calls``. A system exactly at its limit gets a wrong "pass" at any look with a probability of
+    at most ``1 - confidence``, and likewise a wrong "fail": each look spends an equal part of it (Bonferroni), so that
+    looks may come at any time.
 
     Args:
         blocks: the trace so far, in order of time; an array is one block.
         limit: in the unit of the samples.
     """
-    from scipy.special import betainc
-
     trace = [block for block in ([blocks] if isinstance(blocks, np.ndarray) else blocks) if len(block)]
     if not trace:
         return "undecided"
-    calls = sum(len(block) for block in trace)
-    tail = (1 - confidence) / looks
-    worth = prudent_calls(trace, quantile, tail)
-    over = sum(int(np.count_nonzero(block > limit)) for block in trace) * worth / calls
-    if over < worth and betainc(worth - over, over + 1, quantile) <= tail:
-        return "pass"
-    if over > 0 and betainc(over, worth - over + 1, 1 - quantile) <= tail:
+    each = confidence_per_look(confidence, looks)
+    low, high = block_interval(trace, quantile, each, one_sided=True)
+    if low > limit:
         return "fail"
-    return "undecided"
+    return "pass" if high <= limit and supports_upper_bound(trace, quantile, each) else "undecided"
+
+
+def confidence_per_look(confidence: float, looks: int) -> float:
+    """Return the confidence of each look for that of all together."""
+    return 1 - (1 - confidence) / looks

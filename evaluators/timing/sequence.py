@@ -13,6 +13,8 @@ from evaluators.jobs import Protocol
 from evaluators.outcome import Interval, LatencyEvidence, Ratio
 from evaluators.statistics import (
     block_interval,
+    confidence_per_look,
+    decide,
     percentile,
     ratio_interval,
     samples_needed,
@@ -85,7 +87,7 @@ def time_bundle(
     gc.collect()
     for number, until in enumerate(protocol.looks, 1):
         last = number == len(protocol.looks)
-        least = samples_needed(QUANTILES[protocol.percentile], look_confidence(protocol)) if last else 1
+        least = samples_needed(QUANTILES[protocol.percentile], confidence_of(protocol)) if last else 1
         while trace.seconds < until or trace.samples < least:
             reference = _time_both(trace, model, reference, protocol)
             if clock() - begun > protocol.patience_seconds or trace.polluted_seconds > protocol.pollution_seconds:
@@ -127,10 +129,12 @@ def _certain(trace: Trace, protocol: Protocol, budget_ms: float | None) -> bool:
     """Whether the bounds lie on one side of the budget; without a budget, whether they are close together."""
     if not trace.blocks:
         return False
-    (low, high), bounded = bounds_of([block.seconds for block in trace.blocks], protocol)
+    blocks = [block.seconds for block in trace.blocks]
     if budget_ms is None:
+        (low, high), bounded = bounds_of(blocks, protocol)
         return bounded and high - low <= CLOSE * low
-    return low > budget_ms or (bounded and high <= budget_ms)
+    decision = decide(blocks, budget_ms / 1e3, QUANTILES[protocol.percentile], protocol.confidence, len(protocol.looks))
+    return decision != "undecided"
 
 
 def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> tuple[Interval, bool]:
@@ -138,7 +142,7 @@ def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> tuple[Interva
 
     Also whether the upper one counts: whether there were calls enough for it.
     """
-    quantile, confidence = QUANTILES[protocol.percentile], look_confidence(protocol)
+    quantile, confidence = QUANTILES[protocol.percentile], confidence_of(protocol)
     low, high = block_interval(blocks, quantile, confidence, one_sided=True)
     return (low * 1e3, high * 1e3), supports_upper_bound(blocks, quantile, confidence)
 
@@ -170,6 +174,6 @@ def summarize(
     )  # fmt: skip
 
 
-def look_confidence(protocol: Protocol) -> float:
-    """Return the confidence of each look for that of all together."""
-    return 1 - (1 - protocol.confidence) / len(protocol.looks)
+def confidence_of(protocol: Protocol) -> float:
+    """Return the confidence of each look of a protocol for that of all together."""
+    return confidence_per_look(protocol.confidence, len(protocol.looks))

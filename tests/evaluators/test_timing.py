@@ -71,6 +71,65 @@ def test_warm_up_ends_when_calls_take_equally_long_and_says_when_they_never_did(
     assert found.calls > 20
 
 
+class Threads:
+    """Two threads compute every call, and one of them spins for some looks at the clock of processors afterwards."""
+
+    def __init__(self, seconds: float, spins: int) -> None:
+        self.now = self.used = 0.0
+        self.calls = 0
+        self._seconds, self._spins, self._left = seconds, spins, 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def processors(self) -> float:
+        self._left -= 1
+        self.used += 0.001 * (self._left >= 0)
+        return self.used
+
+    def model(self) -> LocalCalls:
+        def run(_: object) -> None:
+            self.calls += 1
+            self.now += self._seconds
+            self.used += 2 * self._seconds
+            self._left = self._spins
+
+        return LocalCalls(run, [None], clock=self, used=self.processors)
+
+
+@pytest.mark.parametrize("spins", [2, 40])
+def test_a_block_ends_when_its_threads_no_longer_spin(spins: int) -> None:
+    threads = Threads(0.001, spins)
+    threads.model().block(0.05)
+    before = threads.used
+    assert threads.processors() == before
+
+
+def test_a_block_ends_though_its_threads_never_rest() -> None:
+    assert len(Threads(0.001, 10**9).model().block(0.01).seconds) == 10
+
+
+def test_the_first_calls_of_a_block_do_not_count_and_are_more_with_several_threads() -> None:
+    machine, threads = Machine(), Threads(0.001, 0)
+    alone, both = machine.model(0.001), threads.model()
+    for model in (alone, both):
+        model.warm_up()
+    begun, calls = machine.now, threads.calls
+    assert len(alone.block(0.02).seconds) == pytest.approx(20, abs=1)
+    assert machine.now - begun == pytest.approx(0.022, abs=0.0015)
+    assert len(both.block(0.02).seconds) == pytest.approx(20, abs=1)
+    assert threads.calls - calls == pytest.approx(30, abs=2)
+
+
+def test_calls_that_take_long_all_count() -> None:
+    machine = Machine()
+    model = machine.model(0.3)
+    model.warm_up()
+    begun = machine.now
+    model.block(0.05)
+    assert machine.now - begun == pytest.approx(0.3)
+
+
 def test_a_candidate_far_from_its_budget_is_decided_at_the_first_look() -> None:
     for budget_ms, within in ((10.0, True), (0.1, False)):
         machine = Machine()
