@@ -2,8 +2,8 @@
 
     python benchmarks/verdict_errors.py --simulations 5000 --seed 0
 
-Simulated systems are judged by ``decide`` at 99 % confidence at each of five looks, until a verdict. Exit code 0 if
-at most 1 % of the systems exactly at their limit are said to keep it, in every row; 1 if not.
+Simulated systems are judged as a trial is, by ``decide`` at 99 % confidence at each of five looks, until a verdict.
+Exit code 0 if at most 1 % of the systems exactly at their limit are said to keep it, in every row; 1 if not.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ import numpy as np
 from results import record
 from traces import Process, autocorrelated
 
+from evaluators.jobs import Protocol
 from evaluators.statistics import decide, least_calls
+from evaluators.timing.sequence import margin_at
 
 CONFIDENCE = 0.99
-LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+PROTOCOL = Protocol()
+LOOKS = tuple(seconds / PROTOCOL.looks[-1] for seconds in PROTOCOL.looks)
 BLOCKS = 48
 MOST_CALLS = {0.99: 12_000, 0.95: 4_800, 0.9: 2_400}
 """Calls at the last look, per percentile."""
@@ -71,7 +74,8 @@ def simulate(row: Row, simulations: int, seed: int) -> Answer:
             seen = over[blocks - 1]
             certain = certain or (seen < len(needed) and needed[seen] <= blocks * most // BLOCKS)
             if verdict == "undecided":
-                verdict = decide(trace[:blocks], limit, row.quantile, CONFIDENCE, len(LOOKS))
+                margin = margin_at(PROTOCOL, look * PROTOCOL.looks[-1])
+                verdict = decide(trace[:blocks], limit, row.quantile, CONFIDENCE, len(LOOKS), margin)
                 calls = blocks * most // BLOCKS
         verdicts[verdict] += 1
         plain += certain

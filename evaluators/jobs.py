@@ -21,6 +21,8 @@ class Protocol(Frozen):
         block_seconds: calls are timed in blocks of this length, the reference's blocks between them.
         looks: seconds of timed calls after which the verdict is asked for; the last one ends the measurement, as
             soon as there are samples enough for ``percentile``.
+        drift: an early verdict is clear of the limit by this share of it, less as the last look comes nearer: how far a
+            machine's speed may be from that of the whole measurement during a part of it.
         patience_seconds: the measurement ends then in any case.
         max_foreign_load: a block is thrown away where its threads waited longer than this for a processor that other
             programs used, in seconds per second.
@@ -36,6 +38,7 @@ class Protocol(Frozen):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     block_seconds: float = Field(default=0.05, gt=0)
     looks: tuple[float, ...] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0), min_length=1)
+    drift: float = Field(default=0.2, ge=0, lt=1)
     patience_seconds: float = Field(default=60.0, gt=0)
     max_foreign_load: float = Field(default=0.05, ge=0)
     pollution_seconds: float = Field(default=10.0, gt=0)

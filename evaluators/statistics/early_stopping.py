@@ -33,8 +33,9 @@ def least_calls(over: int, quantile: float, confidence: float = CONFIDENCE) -> i
 
 
 def decide(
-    blocks: Blocks | np.ndarray, limit: float, quantile: float, confidence: float = CONFIDENCE, looks: int = 1
-) -> Decision:
+    blocks: Blocks | np.ndarray, limit: float, quantile: float, confidence: float = CONFIDENCE, looks: int = 1,
+    margin: float = 0.0,
+) -> Decision:  # fmt: skip
     """Say whether the quantile is at most ``limit``, at one of ``looks`` looks at a growing trace.
 
     It is where the one-sided bounds of the quantile lie on one side of the limit; for independent calls that is the
@@ -45,15 +46,16 @@ def decide(
     Args:
         blocks: the trace so far, in order of time; an array is one block.
         limit: in the unit of the samples.
+        margin: the bounds must be clear of the limit by this share of it.
     """
     trace = [block for block in ([blocks] if isinstance(blocks, np.ndarray) else blocks) if len(block)]
     if not trace:
         return "undecided"
     each = confidence_per_look(confidence, looks)
     low, high = block_interval(trace, quantile, each, one_sided=True)
-    if low > limit:
+    if low > limit * (1 + margin):
         return "fail"
-    return "pass" if high <= limit and supports_upper_bound(trace, quantile, each) else "undecided"
+    return "pass" if high <= limit * (1 - margin) and supports_upper_bound(trace, quantile, each) else "undecided"
 
 
 def confidence_per_look(confidence: float, looks: int) -> float:

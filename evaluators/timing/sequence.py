@@ -77,8 +77,9 @@ def time_bundle(
     """Time single calls of ``model``, each with the whole batch, in turn with ``reference``.
 
     It looks at the trace after each of the protocol's ``looks`` and ends where the verdict against ``budget_ms`` is
-    certain or, without a budget, where the interval is narrow; at the last look in any case. Blocks in which other
-    programs used the processor are timed again, until patience ends.
+    certain, and the machine would have to drift far for another one, or, without a budget, where the interval is
+    narrow; at the last look in any case. Blocks in which other programs used the processor are timed again, until
+    patience ends.
     """
     begun = clock()
     warm = model.warm_up()
@@ -93,7 +94,7 @@ def time_bundle(
             if clock() - begun > protocol.patience_seconds or trace.polluted_seconds > protocol.pollution_seconds:
                 last = True
                 break
-        early = not last and _certain(trace, protocol, budget_ms)
+        early = not last and _certain(trace, protocol, budget_ms, margin_at(protocol, until))
         if last or early:
             break
     return summarize(trace, protocol, warm, clock() - begun, early=early, load_seconds=load_seconds)
@@ -125,16 +126,19 @@ def _ready(reference: Timed | None) -> Timed | None:
     return reference
 
 
-def _certain(trace: Trace, protocol: Protocol, budget_ms: float | None) -> bool:
-    """Whether the bounds lie on one side of the budget; without a budget, whether they are close together."""
+def _certain(trace: Trace, protocol: Protocol, budget_ms: float | None, margin: float) -> bool:
+    """Whether the bounds lie on one side of the budget, clear of it by a share of it.
+
+    Without a budget, whether they are close together.
+    """
     if not trace.blocks:
         return False
     blocks = [block.seconds for block in trace.blocks]
     if budget_ms is None:
         (low, high), bounded = bounds_of(blocks, protocol)
         return bounded and high - low <= CLOSE * low
-    decision = decide(blocks, budget_ms / 1e3, QUANTILES[protocol.percentile], protocol.confidence, len(protocol.looks))
-    return decision != "undecided"
+    quantile, looks = QUANTILES[protocol.percentile], len(protocol.looks)
+    return decide(blocks, budget_ms / 1e3, quantile, protocol.confidence, looks, margin) != "undecided"
 
 
 def bounds_of(blocks: Sequence[np.ndarray], protocol: Protocol) -> tuple[Interval, bool]:
@@ -172,6 +176,11 @@ def summarize(
         polluted=len(trace.polluted), clean=clean, seconds=seconds, decided_early=early, speedup=speedup,
         load_seconds=load_seconds,
     )  # fmt: skip
+
+
+def margin_at(protocol: Protocol, seconds: float) -> float:
+    """Return how far from its limit a model must be, as a share of it, to be decided after so many seconds of calls."""
+    return protocol.drift * (1 - seconds / protocol.looks[-1])
 
 
 def confidence_of(protocol: Protocol) -> float:

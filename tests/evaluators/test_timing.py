@@ -151,6 +151,26 @@ def test_a_candidate_at_its_budget_is_timed_until_the_last_look() -> None:
     assert evidence.bounds[0] < limit_ms < evidence.bounds[1]
 
 
+def test_a_slow_beginning_of_a_machine_that_drifts_decides_nothing_near_the_budget() -> None:
+    """The first second is 15 % slower than the rest: too slow as far as it goes, well within the budget in the end."""
+    machine = Machine()
+
+    def drifting() -> float:
+        machine.slowness = 1.15 if machine.now < 1.0 else 1.0
+        return machine.now
+
+    machine.slowness = 1.15
+    model = machine.model(0.001, 0.01)
+    patient = time_bundle(model, None, QUIET, 1.12, clock=drifting)
+    assert not patient.decided_early
+    assert patient.seconds > 3
+
+    machine = Machine()
+    machine.slowness = 1.15
+    hasty = QUIET.model_copy(update={"drift": 0.0})
+    assert time_bundle(machine.model(0.001, 0.01), None, hasty, 1.12, clock=drifting).decided_early
+
+
 def test_slow_calls_go_on_until_their_percentile_is_supported_or_patience_ends() -> None:
     machine = Machine()
     assert time_bundle(machine.model(0.3), None, QUIET, 301.0, clock=machine).p95 is not None
