@@ -75,6 +75,19 @@ class Row:
         return statistics.median(pair.ratio for pair in self.counted)
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of that median."""
+        return percentile_interval([pair.ratio for pair in self.counted], 0.5)
+
+    @property
+    def sure(self) -> bool:
+        """Whether more pairs would hardly change whether the two agree: the interval lies inside of 5 %, or outside."""
+        if not self.clean:
+            return False
+        low, high = self.interval
+        return (low >= 1 - WITHIN and high <= 1 + WITHIN) or low > 1 + WITHIN or high < 1 - WITHIN
+
+    @property
     def agrees(self) -> bool:
         """Whether the two instruments are surely comparable, and within 5 % of each other."""
         return self.error is None and self.clean and abs(self.ratio - 1) <= WITHIN
@@ -111,7 +124,7 @@ class Report:
 
     rows: Sequence[Row]
     overhead_ms: float
-    rounds: int
+    rounds: tuple[int, int]
     seconds: float
     command: str
     took_s: float
@@ -143,8 +156,9 @@ class Report:
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *(line_of(row, self.overhead_ms) for row in self.rows),
             f"\nRatio: LoadGen's p90 over paretune's, the median over pairs of slices of {self.seconds:g} s taken in "
-            f"turn in {self.rounds} pairs of fresh processes; then the 95 % interval of that median, and the least and "
-            "most of all pairs that count. Pairs in which another program took the processor were taken again; where "
+            f"turn in {self.rounds[0]} to {self.rounds[1]} pairs of fresh processes, until the 95 % interval of that "
+            "median lies within 5 % of 1 or outside of it; then the interval, and the least and most of all pairs that "
+            "count. Pairs in which another program took the processor were taken again; where "
             f"fewer than {LEAST_PAIRS} others are left, all are shown and the bundle has no verdict. Corrected: less "
             f"what LoadGen takes for a call that does nothing, {self.overhead_ms * 1e3:.2f} µs; beside a model, which "
             f"displaces it from the caches, it takes more. Where that is over {RESOLUTION:.1%} of a call, the bundle "
@@ -161,7 +175,7 @@ def line_of(row: Row, overhead: float) -> str:
     if row.error is not None:
         return f"| {row.label} | {row.error} | | | | | | |"
     ratios = [pair.ratio for pair in row.counted]
-    low, high = percentile_interval(ratios, 0.5)
+    low, high = row.interval
     ours = statistics.median(pair.paretune.p90_ms for pair in row.counted)
     theirs = statistics.median(pair.loadgen.p90_ms for pair in row.counted)
     corrected = statistics.median((pair.loadgen.p90_ms - overhead) / pair.paretune.p90_ms for pair in row.counted)

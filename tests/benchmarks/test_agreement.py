@@ -74,7 +74,7 @@ def test_a_line_shows_the_ratio_its_interval_and_spread_and_what_the_overhead_ex
 
 def test_the_comparison_holds_where_every_bundle_agrees_and_none_failed() -> None:
     def holds(*rows: Row) -> bool:
-        return Report(rows, overhead_ms=0.001, rounds=1, seconds=0.2, command="", took_s=1, load_before=0).holds
+        return Report(rows, overhead_ms=0.001, rounds=(1, 1), seconds=0.2, command="", took_s=1, load_before=0).holds
 
     good = Row("good", _pairs(*[1.0] * LEAST_PAIRS))
     assert holds(good, good)
@@ -85,10 +85,20 @@ def test_the_comparison_holds_where_every_bundle_agrees_and_none_failed() -> Non
 
 def test_a_bundle_whose_calls_are_as_short_as_loadgen_itself_is_shown_and_not_judged() -> None:
     def holds(*rows: Row) -> bool:
-        return Report(rows, overhead_ms=0.1, rounds=1, seconds=0.2, command="", took_s=1, load_before=0).holds
+        return Report(rows, overhead_ms=0.1, rounds=(1, 1), seconds=0.2, command="", took_s=1, load_before=0).holds
 
     long = Row("eager b8", tuple(Pair(Reading(20.0), Reading(20.1)) for _ in range(LEAST_PAIRS)))
     short = Row("eager b1", _pairs(*[1.2] * LEAST_PAIRS))
     assert line_of(short, 0.1).split(" | ")[3] == "1.200, not judged"
     assert holds(long, short)
     assert not holds(long, Row("openvino b1", short.pairs)), "a backend without a bundle that can be judged"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "sure"),
+    [([1.0, 1.01, 0.99, 1.02, 1.0, 0.98], True), ([1.0, 1.3, 0.8, 1.1, 0.9, 1.0], False), ([1.1, 1.2] * 3, True)],
+)
+def test_pairs_are_sure_where_their_interval_lies_on_one_side_of_what_is_asked(ratios: list[float], sure: bool) -> None:
+    row = Row("a bundle", tuple(Pair(Reading(1.0), Reading(ratio)) for ratio in ratios))
+    assert row.sure is sure
+    assert not Row("too few", row.pairs[: LEAST_PAIRS - 1]).sure
