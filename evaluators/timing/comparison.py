@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Protocol as Interface
 
 import numpy as np
 
+from evaluators.bundle import read_manifest
 from evaluators.jobs import CompareJob, Comparison, Protocol
 from evaluators.outcome import LatencyEvidence
 from evaluators.statistics import compare_rounds, different
@@ -179,7 +181,11 @@ def compare_bundles(job: CompareJob) -> Comparison:
     """Run a comparison of built bundles."""
 
     def starter(bundle: str) -> Callable[[], Standing]:
-        return lambda: Stand(StandRequest(workload=job.profile.reference, bundle=bundle))
+        request = StandRequest(workload=job.profile.reference, bundle=bundle)
+        if not job.interpreters:
+            return lambda: Stand(request)
+        interpreter = job.interpreters.get(read_manifest(Path(bundle), verify=False).candidate.backend)
+        return lambda: Stand(request, interpreter=interpreter)
 
     return compare([starter(bundle) for bundle in job.bundles], job.protocol, job.seconds)
 

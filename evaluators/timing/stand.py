@@ -1,6 +1,7 @@
 """Stand: a process of its own that holds one loaded model and times blocks of its calls when it is told to.
 
-Also a program, ``python -m evaluators.timing.stand DESCRIPTOR``, for systems where torch's process cannot fork.
+Also a program, ``python -m evaluators.timing.stand DESCRIPTOR``, for systems where torch's process cannot fork, and for
+models that run in another interpreter. Only plain values go to and fro: the two sides may have other versions of NumPy.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import numpy as np
+
 from evaluators.batching import as_arrays, example_batches
 from evaluators.bundle import open_bundle
 from evaluators.frozen import Frozen
+from evaluators.interpreter import Interpreter, this_interpreter
 from evaluators.registry import backend
 from evaluators.stages.restore import build_model
 from evaluators.structure import call
@@ -87,23 +91,27 @@ Loader = Callable[[StandRequest], LocalCalls]
 class Stand:
     """The process; it loads at the first command, so that stands can be started early and loaded in turn.
 
-    ``loader`` is for those who want something else loaded; it counts only where the process is a fork.
+    ``loader`` is for those who want something else loaded; it counts only where the process is a fork. The process is
+    a program of ``interpreter`` where one is given.
     """
 
-    def __init__(self, request: StandRequest, loader: Loader = load) -> None:
+    def __init__(self, request: StandRequest, loader: Loader = load, *, interpreter: Interpreter | None = None) -> None:
         self._link, other = Pipe()
         self._pid: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        if may_fork():
+        if interpreter is None and may_fork():
             self._pid = os.fork()
             if self._pid == 0:
                 self._link.close()
                 _serve_and_exit(other, loader)
         else:
-            command = [sys.executable, "-m", "evaluators.timing.stand", str(other.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=(other.fileno(),))  # noqa: S603
+            chosen = interpreter or this_interpreter()
+            self._process = subprocess.Popen(  # noqa: S603
+                chosen.command("evaluators.timing.stand", str(other.fileno())), pass_fds=(other.fileno(),),
+                env=chosen.environment(),
+            )  # fmt: skip
         other.close()
-        self._link.send(request)
+        self._link.send(request.model_dump_json())
 
     def warm_up(self) -> WarmUp:
         """Load the model if that has not happened, and call it until calls take equally long.
@@ -111,8 +119,7 @@ class Stand:
         Raises:
             StandDiedError: it could not be loaded or run.
         """
-        warm: WarmUp = self._ask(None)
-        return warm
+        return WarmUp(*self._ask(None))
 
     def block(self, seconds: float) -> Block:
         """Time calls for so long.
@@ -120,8 +127,8 @@ class Stand:
         Raises:
             StandDiedError: the process is gone.
         """
-        block: Block = self._ask(seconds)
-        return block
+        samples, waited = self._ask(seconds)
+        return Block(np.array(samples), waited)
 
     def close(self) -> None:
         """End the process. It is told so: stands that were started later hold a copy of this end of its pipe."""
@@ -158,14 +165,19 @@ class Stand:
 def serve(link: Connection, loader: Loader = load) -> None:
     """Answer commands until the end: None to warm up, a number of seconds to time a block."""
     try:
-        request: StandRequest = link.recv()
+        request = StandRequest.model_validate_json(link.recv())
         calls: LocalCalls | None = None
         while True:
             command = link.recv()
             if command == _END:
                 return
             calls = calls or loader(request)
-            link.send(calls.warm_up() if command is None else calls.block(command))
+            if command is None:
+                warm = calls.warm_up()
+                link.send((warm.calls, warm.settled, warm.call_seconds))
+            else:
+                block = calls.block(command)
+                link.send((block.seconds.tolist(), block.waited))
     except (EOFError, ConnectionError):
         return
     except Exception as error:
