@@ -177,7 +177,7 @@ def serve(link: Connection, loader: Loader = load) -> None:
                 link.send((warm.calls, warm.settled, warm.call_seconds))
             else:
                 block = calls.block(command)
-                link.send((block.seconds.tolist(), block.waited))
+                link.send((block.seconds.tolist(), float(block.waited)))
     except (EOFError, ConnectionError):
         return
     except Exception as error:
