@@ -69,4 +69,4 @@ def _distributions() -> tuple[str, ...]:
     """Name the distributions that results may depend on."""
     declared = {name for backend in registry.backends().values() for name in backend.requires}
     declared |= {name for quantizer in registry.quantizers().values() for name in quantizer.requires}
-    return ("torch-pruning", *sorted(declared))
+    return ("safetensors", "torch-pruning", *sorted(declared))

@@ -92,11 +92,12 @@ class Coordinator:
             trial_timeout_s=self._spec.trial_timeout_s, memory_limit_bytes=self._spec.memory_limit_bytes,
             fingerprints=self._fleet.fingerprints,
         )  # fmt: skip
+        supervisor = Supervisor(self._ledger, sandbox, self._home, interpreters=self._interpreters)
         session = Session(
             record=self._record, spec=self._spec, space=space, settings=settings, ledger=self._ledger,
-            supervisor=Supervisor(self._ledger, sandbox, self._home, interpreters=self._interpreters),
-            projection=projection, progress=self._progress, stop=self._stop, seconds_left=lambda: self.seconds_left, account=self._account, note=self._note,
-            remind=self._remind, fleet=self._fleet,
+            supervisor=supervisor, projection=projection, progress=self._progress, stop=self._stop,
+            seconds_left=lambda: self.seconds_left, account=self._account, note=self._note, remind=self._remind,
+            fleet=self._fleet,
         )  # fmt: skip
         with self._workers(sandbox, settings):
             loop = FleetLoop(session, self._fleet) if self._fleet.elsewhere else TrialLoop(session)

@@ -26,6 +26,7 @@ def worker(
         str | None, typer.Option("--device", metavar="ID", help="device of the target, such as cuda:1 (default: first)")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="WORKER", help="what people call this worker")] = None,
+    backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -34,7 +35,8 @@ def worker(
     from search import api
 
     with _switches() as (drain, abort):
-        report = api.work(home, target=target, device=device, name=name, say=note, drain=drain, abort=abort)
+        report = api.work(home, target=target, device=device, name=name, say=note, drain=drain, abort=abort,
+                          backend_python=options.pythons_of(backend_python, config))  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 
