@@ -32,7 +32,8 @@ from evaluators.timing.blocks import Block, LocalCalls, WarmUp
 from evaluators.workload import Workload, load_workload
 
 LATENCY_BATCHES = 16
-_END = "end"
+END = "end"
+"""Ends a stand; what else is sent to one is a request, and then numbers and None."""
 
 
 class StandDiedError(Exception):
@@ -88,30 +89,12 @@ def may_fork() -> bool:
 Loader = Callable[[StandRequest], LocalCalls]
 
 
-class Stand:
-    """The process; it loads at the first command, so that stands can be started early and loaded in turn.
+class LinkedStand:
+    """A stand at the other end of a link, whoever keeps its process."""
 
-    ``loader`` is for those who want something else loaded; it counts only where the process is a fork. The process is
-    a program of ``interpreter`` where one is given.
-    """
-
-    def __init__(self, request: StandRequest, loader: Loader = load, *, interpreter: Interpreter | None = None) -> None:
-        self._link, other = Pipe()
-        self._pid: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        if interpreter is None and may_fork():
-            self._pid = os.fork()
-            if self._pid == 0:
-                self._link.close()
-                _serve_and_exit(other, loader)
-        else:
-            chosen = interpreter or this_interpreter()
-            self._process = subprocess.Popen(  # noqa: S603
-                chosen.command("evaluators.timing.stand", str(other.fileno())), pass_fds=(other.fileno(),),
-                env=chosen.environment(),
-            )  # fmt: skip
-        other.close()
-        self._link.send(request.model_dump_json())
+    def __init__(self, link: Connection, request: StandRequest) -> None:
+        self._link = link
+        self._tell(request.model_dump_json())
 
     def warm_up(self) -> WarmUp:
         """Load the model if that has not happened, and call it until calls take equally long.
@@ -131,9 +114,53 @@ class Stand:
         return Block(np.array(samples), waited)
 
     def close(self) -> None:
-        """End the process. It is told so: stands that were started later hold a copy of this end of its pipe."""
+        """End the process."""
+        self._tell(END)
+
+    def _tell(self, message: str) -> None:
+        # A process that is gone is found out when it is asked.
         with suppress(OSError):
-            self._link.send(_END)
+            self._link.send(message)
+
+    def _ask(self, command: float | None) -> Any:
+        try:
+            self._link.send(command)
+            answer = self._link.recv()
+        except (OSError, EOFError) as error:
+            raise StandDiedError("a process that timed calls ended by itself") from error
+        if isinstance(answer, str):
+            raise StandDiedError(answer)
+        return answer
+
+
+class Stand(LinkedStand):
+    """The process; it loads at the first command, so that stands can be started early and loaded in turn.
+
+    ``loader`` is for those who want something else loaded; it counts only where the process is a fork. The process is
+    a program of ``interpreter`` where one is given.
+    """
+
+    def __init__(self, request: StandRequest, loader: Loader = load, *, interpreter: Interpreter | None = None) -> None:
+        link, other = Pipe()
+        self._pid: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        if interpreter is None and may_fork():
+            self._pid = os.fork()
+            if self._pid == 0:
+                link.close()
+                serve_and_exit(other, loader)
+        else:
+            chosen = interpreter or this_interpreter()
+            self._process = subprocess.Popen(  # noqa: S603
+                chosen.command("evaluators.timing.stand", str(other.fileno())), pass_fds=(other.fileno(),),
+                env=chosen.environment(),
+            )  # fmt: skip
+        other.close()
+        super().__init__(link, request)
+
+    def close(self) -> None:
+        """End the process. It is told so: stands that were started later hold a copy of this end of its pipe."""
+        super().close()
         self._link.close()
         if self._pid is not None:
             with suppress(ChildProcessError):
@@ -151,27 +178,20 @@ class Stand:
     ) -> None:
         self.close()
 
-    def _ask(self, command: float | None) -> Any:
-        try:
-            self._link.send(command)
-            answer = self._link.recv()
-        except (OSError, EOFError) as error:
-            raise StandDiedError("a process that timed calls ended by itself") from error
-        if isinstance(answer, str):
-            raise StandDiedError(answer)
-        return answer
 
+def serve(link: Connection, loader: Loader = load, request: str | None = None) -> None:
+    """Answer commands until the end: None to warm up, a number of seconds to time a block.
 
-def serve(link: Connection, loader: Loader = load) -> None:
-    """Answer commands until the end: None to warm up, a number of seconds to time a block."""
+    What to load comes first over the link, or was read from there already: ``request``, as JSON.
+    """
     try:
-        request = StandRequest.model_validate_json(link.recv())
+        wanted = StandRequest.model_validate_json(link.recv() if request is None else request)
         calls: LocalCalls | None = None
         while True:
             command = link.recv()
-            if command == _END:
+            if command == END:
                 return
-            calls = calls or loader(request)
+            calls = calls or loader(wanted)
             if command is None:
                 warm = calls.warm_up()
                 link.send((warm.calls, warm.settled, warm.call_seconds))
@@ -186,9 +206,10 @@ def serve(link: Connection, loader: Loader = load) -> None:
             link.send(f"{type(error).__name__}: {error}"[:500])
 
 
-def _serve_and_exit(link: Connection, loader: Loader = load) -> NoReturn:
+def serve_and_exit(link: Connection, loader: Loader = load, request: str | None = None) -> NoReturn:
+    """Serve as a process of its own that never returns to what forked it."""
     try:
-        serve(link, loader)
+        serve(link, loader, request)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -196,4 +217,4 @@ def _serve_and_exit(link: Connection, loader: Loader = load) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _serve_and_exit(Connection(int(sys.argv[1])))
+    serve_and_exit(Connection(int(sys.argv[1])))

@@ -34,9 +34,10 @@ def worker(
     """Run the trials that searches of a shared home queue for a target of this machine."""
     from search import api
 
+    pythons = options.pythons_of(backend_python, config)
     with _switches() as (drain, abort):
-        report = api.work(home, target=target, device=device, name=name, say=note, drain=drain, abort=abort,
-                          backend_python=options.pythons_of(backend_python, config))  # fmt: skip
+        report = api.work(home, target=target, device=device, name=name, say=note, backend_python=pythons,
+                          drain=drain, abort=abort)  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 
