@@ -11,7 +11,7 @@ from pathlib import Path
 from evaluators.frozen import Frozen
 
 # What would make another Python look for its library or its packages where this one has them.
-_NOT_INHERITED = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
+_NOT_INHERITED = ("PYTHONHOME", "__PYVENV_LAUNCHER__")
 
 
 class Interpreter(Frozen):
@@ -26,7 +26,8 @@ class Interpreter(Frozen):
 
     def environment(self, given: Mapping[str, str] = os.environ) -> dict[str, str]:
         """Return the environment of its programs: what is ``given``, but nothing of another interpreter's packages."""
-        kept = {name: value for name, value in given.items() if name not in _NOT_INHERITED}
+        dropped = () if self.python == sys.executable else _NOT_INHERITED
+        kept = {name: value for name, value in given.items() if name not in dropped}
         return kept | {"PYTHONPATH": os.pathsep.join(self.path)}
 
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -165,8 +164,7 @@ def _laid_out(folder: Path) -> Path:
             (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {_DISTRIBUTION}\n"
                                             f"Version: {distribution.version}\n")  # fmt: skip
             (about / "entry_points.txt").write_text(points)
-            with suppress(FileExistsError):
-                temporary.rename(made)
+            temporary.rename(made)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
