@@ -41,7 +41,10 @@ def users_path() -> tuple[str, ...]:
 
     What is installed here is for this interpreter: another one has other versions of the same packages.
     """
-    return tuple(entry for entry in _path_here() if next(Path(entry).glob("*.dist-info"), None) is None)
+    commands = sysconfig.get_path("scripts")
+    return tuple(
+        entry for entry in _path_here() if entry != commands and next(Path(entry).glob("*.dist-info"), None) is None
+    )
 
 
 def _path_here() -> tuple[str, ...]:
