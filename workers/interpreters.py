@@ -86,8 +86,8 @@ class Interpreters:
             return here
         python = found.interpreter.python
         if target.name not in found.reports:
-            reason = f"{python} does not see {target.name} on this machine"
-            return here.model_copy(update={"usable": False, "reason": reason, "versions": {}, "python": python})
+            why = f"{python} does not see {target.name} on this machine"
+            return here.model_copy(update={"usable": False, "reason": why, "versions": {}, "python": python})
         told = found.reports[target.name]
         reason = told.reason and f"in {python}: {told.reason.replace('pip install', f'{python} -m pip install')}"
         return told.model_copy(update={"python": python, "reason": reason})
