@@ -103,7 +103,7 @@ def run_spec(spec: SearchSpec, home: Path, progress: Progress | None = None) -> 
         registry.backend(name)
     spec = spec.model_copy(update={"workload": absolute_reference(spec.workload)})
     _check_exists(spec.workload)
-    interpreters = _interpreters(spec.backend_python, home)
+    interpreters = _interpreters(spec, home)
     with _ledger(home) as ledger:
         record = ledger.create_search(spec.workload, spec.to_json(), name=spec.name)
         return _coordinate(ledger, home, record, progress, interpreters)
@@ -118,7 +118,7 @@ def resume(
     """
     with _ledger(home) as ledger:
         record = ledger.search(reference)
-        interpreters = _interpreters_again(record, home, backend_python)
+        interpreters = _interpreters(SearchSpec.model_validate(record.spec), home, backend_python)
         ledger.request_cancel(record.id, wanted=False)
         return _coordinate(ledger, home, ledger.search(record.id), progress, interpreters)
 
@@ -163,7 +163,7 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> J
     spec = spec or SearchSpec(workload=profile.reference)
     targets = targets_of(spec)
     with _ledger(home) as ledger:
-        local = local_capabilities(targets, _interpreters(spec.backend_python, home))
+        local = local_capabilities(targets, _interpreters(spec, home))
         fleet = Fleet(ledger, home, targets, local)
         known = fleet.capabilities()
         for target in targets:
@@ -185,7 +185,7 @@ def work(
             ``backend_python`` cannot be used.
     """
     probe_target(target)  # before a home is made for nothing
-    interpreters = _interpreters(backend_python, home)
+    interpreters = _opened(backend_python, home)
     with _ledger(home) as ledger:
         return run_worker(ledger, _writable(home), target=target, device=device, name=name, say=say,
                           drain=drain or Cancellation(), abort=abort or Cancellation(),
@@ -254,7 +254,7 @@ def reproduce(
         known = {trial.number: trial for trial in ledger.trials(record.id)}
         if number not in known:
             raise UsageError(f"search {record.name} has no trial {number}; it has 0 to {len(known) - 1}")
-        interpreters = _interpreters_again(record, home, backend_python)
+        interpreters = _interpreters(SearchSpec.model_validate(record.spec), home, backend_python)
         return reproduce_trial(record, known[number], home, show, interpreters)
 
 
@@ -278,15 +278,26 @@ def _coordinate(
     return Coordinator(ledger, home, record, progress or Silent(), interpreters).run()
 
 
-def _interpreters(backend_python: Pythons, home: Path) -> Interpreters:
-    """Ask the interpreters of backends before anything else is done, and refuse those that are of no use."""
+def _interpreters(spec: SearchSpec, home: Path, moved: Pythons = NO_PYTHONS) -> Interpreters:
+    """Ask the interpreters of the backends that a search is about, before anything else is done.
+
+    ``moved`` are those that are elsewhere now than when the search began.
+    """
+    named = spec.backend_python | dict(moved)
+    for backend in named:
+        registry.backend(backend)
+    if named and not local_capabilities(targets := targets_of(spec)):
+        raise UsageError(
+            f"the interpreters of {', '.join(named)} are those of this machine, which serves none of "
+            f"{', '.join(targets)}: name them where the workers are started, paretune worker --backend-python …"
+        )
+    return _opened({name: python for name, python in named.items() if name in (spec.backend or named)}, home)
+
+
+def _opened(backend_python: Pythons, home: Path) -> Interpreters:
     found = open_interpreters(backend_python, home / "cache" / "code")
     found.refuse_empty()
     return found
-
-
-def _interpreters_again(record: SearchRecord, home: Path, backend_python: Pythons) -> Interpreters:
-    return _interpreters(SearchSpec.model_validate(record.spec).backend_python | dict(backend_python), home)
 
 
 def _status(ledger: Ledger, record: SearchRecord, home: Path) -> StatusReport:

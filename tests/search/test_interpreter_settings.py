@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evaluators.errors import UsageError
+from search import api
 from search.spec import SearchSpec, load_pythons, load_spec
 
 TRT = "/opt/trt/bin/python"
@@ -65,3 +67,24 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_wrong_setting_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="BACKEND=/path/to/python"):
         SearchSpec(workload="m.py:w", backend_python=value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"backend_python": {"onnx": sys.executable}}, "no backend 'onnx'"),
+     ({"backend_python": {"openvino": "/no/python"}}, "/no/python, does not exist"),
+     ({"backend_python": {"openvino": sys.executable}, "target": "apple-m9"}, "paretune worker --backend-python")],
+)  # fmt: skip
+def test_a_search_with_a_wrong_interpreter_does_not_begin(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    workload = tmp_path / "m.py"
+    workload.touch()
+
+    with pytest.raises(UsageError, match=said):
+        api.run_spec(load_spec({"workload": f"{workload}:w", **settings}, environment={}), tmp_path / "home")
+    assert not (tmp_path / "home" / "ledger.db").exists()
+
+
+def test_an_interpreter_that_a_search_has_no_use_for_is_not_asked(tmp_path: Path) -> None:
+    spec = SearchSpec(workload="m.py:w", backend=["eager"], backend_python={"openvino": "/no/python"})
+
+    assert api._interpreters(spec, tmp_path).own == {}
