@@ -38,8 +38,13 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Interpreters:
-    return open_interpreters({"onnxruntime": str(python)}, tmp_path_factory.mktemp("code"))
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("code")
+
+
+@pytest.fixture(scope="module")
+def opened(python: Path, code: Path) -> Interpreters:
+    return open_interpreters({"onnxruntime": str(python)}, code)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +84,8 @@ def test_an_interpreter_without_packages_or_with_another_paretune_is_refused(tmp
         open_interpreters({"onnxruntime": str(other)}, tmp_path / "code")
 
 
-def test_a_runtime_that_is_not_there_is_refused(python: Path, tmp_path: Path) -> None:
-    beside = open_interpreters({"tensorrt": str(python)}, tmp_path)
+def test_a_runtime_that_is_not_there_is_refused(python: Path, code: Path) -> None:
+    beside = open_interpreters({"tensorrt": str(python)}, code)
 
     with pytest.raises(UsageError, match=f"tensorrt.*{python}, which has no torch-tensorrt"):
         beside.refuse_empty()
