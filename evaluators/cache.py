@@ -35,12 +35,28 @@ class Entry:
     digest: str
     hit: bool
 
+    @property
+    def key(self) -> str:
+        """What it is found by."""
+        return self.folder.name
+
 
 class StageCache:
     """Folders by key under ``root``. Several processes may use one cache: the first to finish wins."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def get(self, key: str, what: str) -> Entry:
+        """Return the entry of ``key``, which somebody else has made; ``what`` it holds, in words.
+
+        Raises:
+            InfrastructureError: there is none any more.
+        """
+        folder = self._root / key[:2] / key
+        if (digest := _verified(folder)) is None:
+            raise InfrastructureError(f"{what} is not in the stage cache {self._root} any more: run the trial again")
+        return Entry(folder, digest, hit=True)
 
     def get_or_make(self, key: str, make: Callable[[Path], None]) -> Entry:
         """Return the entry of ``key``; where there is none, let ``make`` fill a new folder.

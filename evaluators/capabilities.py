@@ -8,13 +8,18 @@ from evaluators.target import Target, environment
 
 
 class BackendReport(Frozen):
-    """Whether a backend can be used on a target, or why not and what to install."""
+    """Whether a backend can be used on a target, or why not and what to install.
+
+    ``python`` is the interpreter that it lives in where that is one of its own; ``installed`` are the versions there.
+    """
 
     name: str
     usable: bool
     reason: str | None
     versions: dict[str, str]
     schemes: tuple[str, ...]
+    python: str | None = None
+    installed: dict[str, str] | None = None
 
 
 class Capabilities(Frozen):
@@ -32,6 +37,13 @@ class Capabilities(Frozen):
             if report.name == backend:
                 return report.reason
         return f"the machine of {self.target.name} does not know it: install the same plugins on every machine"
+
+    def target_of(self, backend: str) -> Target:
+        """Return the target with what is installed beside a backend, which may live in an interpreter of its own."""
+        for report in self.backends:
+            if report.name == backend and report.installed is not None:
+                return self.target.model_copy(update={"installed": report.installed})
+        return self.target
 
 
 def capabilities_of(target: Target) -> Capabilities:
@@ -57,4 +69,4 @@ def _distributions() -> tuple[str, ...]:
     """Name the distributions that results may depend on."""
     declared = {name for backend in registry.backends().values() for name in backend.requires}
     declared |= {name for quantizer in registry.quantizers().values() for name in quantizer.requires}
-    return ("torch-pruning", *sorted(declared))
+    return ("safetensors", "torch-pruning", *sorted(declared))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
+from evaluators.interpreter import Interpreter
 from evaluators.outcome import Constraint, LatencyEvidence, Outcome
 from evaluators.profile import Problem, WorkloadProfile
 
@@ -57,14 +58,48 @@ class ProfileJob(Frozen):
     seed: int = 0
 
 
+class SourceJob(Frozen):
+    """Prune and recover the model of one candidate, and have the original's answers at hand.
+
+    It comes first where the candidate's backend lives in an interpreter of its own: the model under trial and the
+    yardstick are those of all the other candidates then, whatever is installed there.
+    """
+
+    job: Literal["source"] = "source"
+    candidate: Candidate
+    profile: WorkloadProfile
+    home: str
+    seed: int = 0
+
+
+class Sourced(Frozen):
+    """What a source job made: the weights under trial by their key in the stage cache, and what it took.
+
+    ``versions`` are of the interpreter that ran the original model: its answers are kept under them.
+    """
+
+    weights: str
+    versions: dict[str, str]
+    stage_seconds: dict[str, float]
+    cached_stages: tuple[str, ...] = ()
+
+
+class Yardstick(Frozen):
+    """The interpreter that the original model runs in, for a job that runs in another one, and its versions."""
+
+    interpreter: Interpreter
+    versions: dict[str, str]
+
+
 class PrepareJob(Frozen):
-    """Prune, recover, quantize and build one candidate into a bundle."""
+    """Prune, recover, quantize and build one candidate into a bundle; ``sourced`` is what a source job did of it."""
 
     job: Literal["prepare"] = "prepare"
     candidate: Candidate
     profile: WorkloadProfile
     home: str
     seed: int = 0
+    sourced: Sourced | None = None
 
 
 class MeasureJob(Frozen):
@@ -78,10 +113,14 @@ class MeasureJob(Frozen):
     protocol: Protocol = Protocol()
     gates: bool = True
     seed: int = 0
+    yardstick: Yardstick | None = None
 
 
 class CompareJob(Frozen):
-    """Time several built bundles in turn, each in fresh processes: which is the fastest, and by how much?"""
+    """Time several built bundles in turn, each in fresh processes: which is the fastest, and by how much?
+
+    ``interpreters`` are those of the backends that have one of their own.
+    """
 
     job: Literal["compare"] = "compare"
     bundles: tuple[str, ...] = Field(min_length=1)
@@ -90,9 +129,11 @@ class CompareJob(Frozen):
     protocol: Protocol = Protocol()
     seconds: float = Field(default=120.0, gt=0)
     seed: int = 0
+    interpreters: dict[str, Interpreter] = Field(default_factory=dict)
 
 
-Job = Annotated[ProfileJob | PrepareJob | MeasureJob | CompareJob, Field(discriminator="job")]
+AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob
+Job = Annotated[AnyJob, Field(discriminator="job")]
 
 
 class Prepared(Frozen):
@@ -119,13 +160,14 @@ class Comparison(Frozen):
 
 
 class JobResult(Frozen):
-    """Exactly one of: the profile, the prepared bundle, the comparison, or the outcome (also of a typed failure).
+    """Exactly one of: profile, source, prepared bundle, comparison, or the outcome (also of a typed failure).
 
     A profile job whose workload breaks its contract answers with ``problems`` alone.
     """
 
     profile: WorkloadProfile | None = None
     problems: tuple[Problem, ...] = ()
+    sourced: Sourced | None = None
     prepared: Prepared | None = None
     comparison: Comparison | None = None
     outcome: Outcome | None = None

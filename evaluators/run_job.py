@@ -13,7 +13,7 @@ from evaluators.errors import (
     WorkloadError,
     ran_out_of_memory,
 )
-from evaluators.jobs import CompareJob, Job, JobResult, MeasureJob, PrepareJob
+from evaluators.jobs import CompareJob, Job, JobResult, MeasureJob, PrepareJob, SourceJob
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.profile import Problem
 from evaluators.stages.clock import StageClock
@@ -32,6 +32,10 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
     """
     clock = StageClock(report_stage)
     try:
+        if isinstance(job, SourceJob):
+            from evaluators.stages.sourcing import source
+
+            return JobResult(sourced=source(job, clock))
         if isinstance(job, PrepareJob):
             from evaluators.stages.prepare import prepare
 

@@ -45,6 +45,7 @@ class Space:
         knobs: the parameters of each (backend, scheme).
         options: the runtime options of each backend.
         pruners: the pruners by structure; ``pruner_knobs`` their parameters.
+        elsewhere: the target with other versions beside it, by backend that lives in an interpreter of its own.
     """
 
     target: Target
@@ -57,6 +58,11 @@ class Space:
     batch_sizes: tuple[int, ...]
     threads: tuple[int, ...]
     exclusions: tuple[Exclusion, ...] = field(default=())
+    elsewhere: dict[str, Target] = field(default_factory=dict)
+
+    def target_of(self, backend: str) -> Target:
+        """Return the target with the versions of what is installed beside a backend."""
+        return self.elsewhere.get(backend, self.target)
 
     def walk(self, choose: Chooser) -> Candidate:
         """Build a candidate by asking ``choose(name, parameter)`` for each choice that makes a difference."""
@@ -208,6 +214,7 @@ def derive_space(
     recipes: dict[str, tuple[str, ...]] = {}
     knobs: dict[tuple[str, str], tuple[Parameter, ...]] = {}
     options: dict[str, tuple[Parameter, ...]] = {}
+    elsewhere: dict[str, Target] = {}
     for name in only_backends:
         registry.backend(name)
     for name, backend in registry.backends().items():
@@ -219,14 +226,16 @@ def derive_space(
                 raise UsageError(f"backend {name} was asked for but cannot be used: {why}")
             exclusions.append(Exclusion(what=name, why=why))
             continue
-        legal = _legal_schemes(name, profile, target, exclusions)
+        beside = capabilities.target_of(name) if capabilities else target
+        legal = _legal_schemes(name, profile, beside, exclusions)
         if not legal:
             exclusions.append(Exclusion(what=name, why="no scheme is left"))
             continue
         schemes[name] = tuple(legal)
-        recipes[name] = tuple(scheme for scheme, item in legal.items() if item.known_good(profile, target))
-        options[name] = backend.options_for(profile, target)
-        knobs |= {(name, scheme): quantizer.parameters_for(profile, target) for scheme, quantizer in legal.items()}
+        recipes[name] = tuple(scheme for scheme, item in legal.items() if item.known_good(profile, beside))
+        options[name] = backend.options_for(profile, beside)
+        knobs |= {(name, scheme): quantizer.parameters_for(profile, beside) for scheme, quantizer in legal.items()}
+        elsewhere |= {} if beside is target else {name: beside}
     if not schemes:
         raise UsageError("no backend is left: " + "; ".join(f"{item.what}: {item.why}" for item in exclusions))
     pruners = _legal_pruners(profile, exclusions)
@@ -241,6 +250,7 @@ def derive_space(
         batch_sizes=tuple(batch_sizes) or BATCH_SIZES,
         threads=(threads,) if threads else thread_counts(target.cores),
         exclusions=tuple(exclusions),
+        elsewhere=elsewhere,
     )
 
 

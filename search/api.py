@@ -16,6 +16,7 @@ from evaluators.profile import Problem, WorkloadProfile
 from evaluators.space import Exclusion
 from evaluators.target import probe_target
 from evaluators.workload import Workload, absolute_reference, reference_of
+from search.bundles import NO_PYTHONS, Pythons
 from search.fleet import Fleet, known_targets, local_capabilities, targets_of
 from search.home import home_folder
 from search.machines import BackendReport as BackendReport
@@ -28,6 +29,7 @@ from search.progress import Progress, Silent
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec, load_spec
 from search.view import search_result, trial_results
+from workers.interpreters import Interpreters, open_interpreters
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.records import SearchRecord
@@ -101,17 +103,24 @@ def run_spec(spec: SearchSpec, home: Path, progress: Progress | None = None) -> 
         registry.backend(name)
     spec = spec.model_copy(update={"workload": absolute_reference(spec.workload)})
     _check_exists(spec.workload)
+    interpreters = _interpreters(spec, home)
     with _ledger(home) as ledger:
         record = ledger.create_search(spec.workload, spec.to_json(), name=spec.name)
-        return _coordinate(ledger, home, record, progress)
+        return _coordinate(ledger, home, record, progress, interpreters)
 
 
-def resume(reference: str, home: Path, progress: Progress | None = None) -> SearchResult:
-    """Go on with a search that was interrupted; one that is complete is returned as it is."""
+def resume(
+    reference: str, home: Path, progress: Progress | None = None, backend_python: Pythons = NO_PYTHONS
+) -> SearchResult:
+    """Go on with a search that was interrupted; one that is complete is returned as it is.
+
+    ``backend_python`` names interpreters that have moved since; the others are those of the search.
+    """
     with _ledger(home) as ledger:
         record = ledger.search(reference)
+        interpreters = _interpreters(SearchSpec.model_validate(record.spec), home, backend_python)
         ledger.request_cancel(record.id, wanted=False)
-        return _coordinate(ledger, home, ledger.search(record.id), progress)
+        return _coordinate(ledger, home, ledger.search(record.id), progress, interpreters)
 
 
 def check(workload: str, home: Path) -> CheckReport:
@@ -154,7 +163,8 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> J
     spec = spec or SearchSpec(workload=profile.reference)
     targets = targets_of(spec)
     with _ledger(home) as ledger:
-        fleet = Fleet(ledger, home, targets, local_capabilities(targets))
+        local = local_capabilities(targets, _interpreters(spec, home))
+        fleet = Fleet(ledger, home, targets, local)
         known = fleet.capabilities()
         for target in targets:
             if target not in known:
@@ -166,17 +176,20 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> J
 def work(
     home: Path, *, target: str | None = None, device: str | None = None, name: str | None = None,
     say: Callable[[str], None] = lambda text: None, drain: Cancellation | None = None,
-    abort: Cancellation | None = None,
+    abort: Cancellation | None = None, backend_python: Pythons = NO_PYTHONS,
 ) -> WorkerReport:  # fmt: skip
     """Run the trials that searches of ``home`` queue for one target of this machine, until ``drain`` or ``abort``.
 
     Raises:
-        UsageError: this machine has no such target, no such device, or the target can run nothing.
+        UsageError: this machine has no such target, no such device, or the target can run nothing; an interpreter of
+            ``backend_python`` cannot be used.
     """
     probe_target(target)  # before a home is made for nothing
+    interpreters = _opened(backend_python, home)
     with _ledger(home) as ledger:
         return run_worker(ledger, _writable(home), target=target, device=device, name=name, say=say,
-                          drain=drain or Cancellation(), abort=abort or Cancellation())  # fmt: skip
+                          drain=drain or Cancellation(), abort=abort or Cancellation(),
+                          interpreters=interpreters)  # fmt: skip
 
 
 def searches(home: Path) -> list[StatusReport]:
@@ -229,7 +242,10 @@ def report(reference: str, home: Path, output: Path | None = None) -> Path:
     return path
 
 
-def reproduce(reference: str, number: int, home: Path, show: Callable[[str], None] = lambda text: None) -> TrialResult:
+def reproduce(
+    reference: str, number: int, home: Path, show: Callable[[str], None] = lambda text: None,
+    backend_python: Pythons = NO_PYTHONS,
+) -> TrialResult:  # fmt: skip
     """Run one trial of a search again in the foreground and ``show`` its log; the search's records are not changed."""
     from search.reproduce import reproduce_trial
 
@@ -238,7 +254,8 @@ def reproduce(reference: str, number: int, home: Path, show: Callable[[str], Non
         known = {trial.number: trial for trial in ledger.trials(record.id)}
         if number not in known:
             raise UsageError(f"search {record.name} has no trial {number}; it has 0 to {len(known) - 1}")
-        return reproduce_trial(record, known[number], home, show)
+        interpreters = _interpreters(SearchSpec.model_validate(record.spec), home, backend_python)
+        return reproduce_trial(record, known[number], home, show, interpreters)
 
 
 def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = "127.0.0.1") -> tuple[list[str], str]:
@@ -253,10 +270,34 @@ def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = 
     return browse.ui_command(home, experiment, record.id, port, host)
 
 
-def _coordinate(ledger: Ledger, home: Path, record: SearchRecord, progress: Progress | None) -> SearchResult:
+def _coordinate(
+    ledger: Ledger, home: Path, record: SearchRecord, progress: Progress | None, interpreters: Interpreters
+) -> SearchResult:
     from search.coordinator import Coordinator
 
-    return Coordinator(ledger, home, record, progress or Silent()).run()
+    return Coordinator(ledger, home, record, progress or Silent(), interpreters).run()
+
+
+def _interpreters(spec: SearchSpec, home: Path, moved: Pythons = NO_PYTHONS) -> Interpreters:
+    """Ask the interpreters of the backends that a search is about, before anything else is done.
+
+    ``moved`` are those that are elsewhere now than when the search began.
+    """
+    named = spec.backend_python | dict(moved)
+    for backend in named:
+        registry.backend(backend)
+    if named and not local_capabilities(targets := targets_of(spec)):
+        raise UsageError(
+            f"the interpreters of {', '.join(named)} are those of this machine, which serves none of "
+            f"{', '.join(targets)}: name them where the workers are started, paretune worker --backend-python …"
+        )
+    return _opened({name: python for name, python in named.items() if name in (spec.backend or named)}, home)
+
+
+def _opened(backend_python: Pythons, home: Path) -> Interpreters:
+    found = open_interpreters(backend_python, home / "cache" / "code")
+    found.refuse_empty()
+    return found
 
 
 def _status(ledger: Ledger, record: SearchRecord, home: Path) -> StatusReport:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -12,8 +15,13 @@ from evaluators.bundle import Manifest, read_manifest, size_bytes
 from evaluators.bundle.opening import content_of_bundle, why_not_here
 from evaluators.errors import InfrastructureError, IntegrityError, UsageError
 from evaluators.frozen import Frozen
+from evaluators.interpreter import this_interpreter
 from evaluators.run_bundle import BundleRun
 from evaluators.target import environment, probe_targets
+from workers.interpreters import Interpreters, open_interpreters
+
+Pythons = Mapping[str, str]
+NO_PYTHONS: Pythons = MappingProxyType({})
 
 _ERRORS = {IntegrityError.exit_code: IntegrityError, UsageError.exit_code: UsageError}
 
@@ -58,14 +66,19 @@ def find_bundle(reference: str, home: Path) -> Path:
     return Path(trial.bundle) if Path(trial.bundle).is_absolute() else home / trial.bundle
 
 
-def inspect_bundle(folder: Path) -> BundleReport:
+def inspect_bundle(folder: Path, backend_python: Pythons = NO_PYTHONS) -> BundleReport:
     """Read what a bundle says of itself; its files are not looked at.
+
+    Versions are compared with those of the interpreter that its backend lives in.
 
     Raises:
         IntegrityError: there is no manifest that can be read.
+        UsageError: that interpreter cannot be used.
     """
     manifest = read_manifest(folder, verify=False)
-    here = environment(*manifest.environment)
+    with _interpreters_for(manifest, backend_python) as interpreters:
+        beside = interpreters.versions(manifest.candidate.backend)
+    here = environment(*manifest.environment) if beside is None else beside
     return BundleReport(
         bundle=str(folder), digest=manifest.digest, size_bytes=size_bytes(folder), manifest=manifest,
         other_versions={name: here.get(name) for name, version in manifest.environment.items()
@@ -74,24 +87,29 @@ def inspect_bundle(folder: Path) -> BundleReport:
     )  # fmt: skip
 
 
-def verify_bundle(folder: Path) -> BundleReport:
+def verify_bundle(folder: Path, backend_python: Pythons = NO_PYTHONS) -> BundleReport:
     """Check every file of a bundle, and run nothing of it.
 
     Raises:
         IntegrityError: it is not what was built, or holds what a bundle may not hold.
     """
     content = content_of_bundle(folder)
-    return inspect_bundle(folder).model_copy(update={"portable": content.portable, "runs_code": content.runs})
+    return inspect_bundle(folder, backend_python).model_copy(
+        update={"portable": content.portable, "runs_code": content.runs}
+    )
 
 
 def run_bundle(
     folder: Path, home: Path, *, file: Path | None = None, workload: str | None = None, examples: int = 100,
     output: Path | None = None, other_target: bool = False, trust: str | None = None,
+    backend_python: Pythons = NO_PYTHONS,
 ) -> BundleRun:  # fmt: skip
     """Run a bundle in a process of its own, which opens it; what lies in this home's own bundles is trusted.
 
+    The process is one of the interpreter that its backend lives in.
+
     Raises:
-        UsageError: inputs or workload cannot be used.
+        UsageError: inputs, workload or interpreter cannot be used.
         IntegrityError: it is refused.
         InfrastructureError: the process died.
     """
@@ -100,10 +118,15 @@ def run_bundle(
         "--input": file, "--workload": workload, "--examples": examples, "--output": output,
         "--trust": trust or ("own" if own else None),
     }  # fmt: skip
-    command = [sys.executable, "-m", "evaluators.run_bundle", str(folder)]
-    command += [str(part) for name, value in options.items() if value is not None for part in (name, value)]
-    command += ["--allow-other-target"] if other_target else []
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+    given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+    given += ["--allow-other-target"] if other_target else []
+    manifest = read_manifest(folder, verify=False)
+    with _interpreters_for(manifest, backend_python) as interpreters:
+        interpreter = interpreters.of(manifest.candidate.backend) or this_interpreter()
+        ended = subprocess.run(  # noqa: S603
+            interpreter.command("evaluators.run_bundle", str(folder), *given), capture_output=True, text=True,
+            check=False, stdin=subprocess.DEVNULL, env=interpreter.environment(),
+        )  # fmt: skip
     lines = ended.stderr.strip().splitlines() or ["nothing"]
     said = lines[-1].removeprefix("error: ")
     if ended.returncode in _ERRORS and lines[-1].startswith("error: "):
@@ -114,3 +137,12 @@ def run_bundle(
         raise InfrastructureError(
             f"running bundle {folder} ended with code {ended.returncode} and no answer; it said: {said[:500]}"
         ) from None
+
+
+@contextmanager
+def _interpreters_for(manifest: Manifest, backend_python: Pythons) -> Iterator[Interpreters]:
+    """Open the interpreter of a bundle's backend, if it has one of its own; the others are not asked."""
+    backend = manifest.candidate.backend
+    chosen = {backend: backend_python[backend]} if backend in backend_python else {}
+    with tempfile.TemporaryDirectory(prefix="paretune-") as folder:
+        yield open_interpreters(chosen, Path(folder))

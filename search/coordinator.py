@@ -27,6 +27,7 @@ from search.spec import SearchSpec
 from search.trial_loop import Session, TrialLoop
 from search.view import count_trials, search_result, trial_results
 from search.wording import exclusion_notes
+from workers.interpreters import Interpreters
 from workers.lease import Cancellation, owner_is_alive, wait_for
 from workers.ledger import Ledger
 from workers.locks import search_lock
@@ -42,14 +43,18 @@ WATCH_SECONDS = 1.0
 class Coordinator:
     """Runs one search to its end, or until it is interrupted; ``run`` may be called again in another process."""
 
-    def __init__(self, ledger: Ledger, home: Path, record: SearchRecord, progress: Progress) -> None:
+    def __init__(
+        self, ledger: Ledger, home: Path, record: SearchRecord, progress: Progress,
+        interpreters: Interpreters | None = None,
+    ) -> None:  # fmt: skip
         self._ledger = ledger
         self._home = home
         self._record = record
         self._spec = SearchSpec.model_validate(record.spec)
         self._progress = progress
         self._targets = targets_of(self._spec)
-        self._local = local_capabilities(self._targets)
+        self._interpreters = interpreters or Interpreters()
+        self._local = local_capabilities(self._targets, self._interpreters)
         self._fleet = Fleet(ledger, home, self._targets, self._local)
         self._known: dict[str, Capabilities] = {}
         self._stop = Cancellation()
@@ -87,11 +92,12 @@ class Coordinator:
             trial_timeout_s=self._spec.trial_timeout_s, memory_limit_bytes=self._spec.memory_limit_bytes,
             fingerprints=self._fleet.fingerprints,
         )  # fmt: skip
+        supervisor = Supervisor(self._ledger, sandbox, self._home, interpreters=self._interpreters)
         session = Session(
             record=self._record, spec=self._spec, space=space, settings=settings, ledger=self._ledger,
-            supervisor=Supervisor(self._ledger, sandbox, self._home), projection=projection, progress=self._progress,
-            stop=self._stop, seconds_left=lambda: self.seconds_left, account=self._account, note=self._note,
-            remind=self._remind, fleet=self._fleet,
+            supervisor=supervisor, projection=projection, progress=self._progress, stop=self._stop,
+            seconds_left=lambda: self.seconds_left, account=self._account, note=self._note, remind=self._remind,
+            fleet=self._fleet,
         )  # fmt: skip
         with self._workers(sandbox, settings):
             loop = FleetLoop(session, self._fleet) if self._fleet.elsewhere else TrialLoop(session)
@@ -115,7 +121,8 @@ class Coordinator:
         with ExitStack() as stack:
             for target, capabilities in self._local.items():
                 worker = Worker(self._ledger, sandbox, self._home, capabilities, search_id=self._record.id,
-                                name=f"{self._record.name}-{target}")  # fmt: skip
+                                name=f"{self._record.name}-{target}",
+                                interpreters=self._interpreters)  # fmt: skip
                 thread = threading.Thread(target=worker.run, args=(stop, stop), name=worker.name, daemon=True)
                 thread.start()
                 stack.callback(thread.join)
@@ -180,7 +187,7 @@ class Coordinator:
         spec = self._spec
         space = derive_joint_space(profile, self._known, only_backends=spec.backend, batch_sizes=spec.batch_size,
                                    threads=spec.threads)  # fmt: skip
-        for note in exclusion_notes(space.exclusions, self._targets):
+        for note in (*self._interpreters.notes(), *exclusion_notes(space.exclusions, self._targets)):
             self._note(note)
         return space
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from evaluators.capabilities import Capabilities, capabilities_of
+from evaluators.capabilities import Capabilities
 from evaluators.target import Target, default_target, probe_targets
 from search.spec import SearchSpec
+from workers.interpreters import Interpreters
 from workers.lease import owner_is_alive
 from workers.ledger import Ledger
 from workers.records import WorkerRecord
@@ -24,9 +25,10 @@ def targets_of(spec: SearchSpec) -> tuple[str, ...]:
     return spec.targets or (default_target().name,)
 
 
-def local_capabilities(targets: Sequence[str]) -> dict[str, Capabilities]:
-    """Return what this machine can run on those of ``targets`` that it has."""
-    return {target.name: capabilities_of(target) for target in probe_targets() if target.name in targets}
+def local_capabilities(targets: Sequence[str], interpreters: Interpreters | None = None) -> dict[str, Capabilities]:
+    """Return what this machine can run on those of ``targets`` that it has, each backend in its interpreter."""
+    chosen = interpreters or Interpreters()
+    return {target.name: chosen.capabilities_of(target) for target in probe_targets() if target.name in targets}
 
 
 def known_targets(names: Sequence[str], home: Path) -> tuple[Target, ...]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import Field
 
 from evaluators.capabilities import BackendReport as BackendReport
-from evaluators.capabilities import capabilities_of, runtime_versions
+from evaluators.capabilities import runtime_versions
 from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from evaluators.target import Target, default_target, devices_of, probe_problems, probe_target, probe_targets
+from workers.interpreters import Interpreters, open_interpreters
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.sandbox import Sandbox
@@ -55,10 +58,16 @@ class WorkerReport(Frozen):
     finished: int
 
 
-def doctor() -> DoctorReport:
-    """Probe this machine: its targets, and every backend on each of them."""
+def doctor(backend_python: Mapping[str, str] = MappingProxyType({})) -> DoctorReport:
+    """Probe this machine: its targets, and every backend on each of them, in the interpreter that it lives in.
+
+    Raises:
+        UsageError: an interpreter of ``backend_python`` cannot be used.
+    """
     default = default_target()
-    found = [(target, capabilities_of(target).backends) for target in probe_targets()]
+    with tempfile.TemporaryDirectory(prefix="paretune-") as folder:
+        interpreters = open_interpreters(backend_python, Path(folder))
+    found = [(target, interpreters.capabilities_of(target).backends) for target in probe_targets()]
     targets = tuple(
         TargetReport(target=target, fingerprint=target.fingerprint, devices=devices_of(target.name),
                      default=target.name == default.name, backends=backends)
@@ -73,20 +82,23 @@ def doctor() -> DoctorReport:
 
 def work(
     ledger: Ledger, home: Path, *, target: str | None, device: str | None, name: str | None,
-    say: Callable[[str], None], drain: Cancellation, abort: Cancellation,
+    say: Callable[[str], None], drain: Cancellation, abort: Cancellation, interpreters: Interpreters,
 ) -> WorkerReport:  # fmt: skip
     """Serve one target of this machine, see ``search.api.work``."""
     found = probe_target(target)
     devices = devices_of(found.name)
     if device is not None and device not in devices:
         raise UsageError(f"{found.name} has no device {device!r} here; it has {', '.join(devices)}")
-    capabilities = capabilities_of(found)
+    capabilities = interpreters.capabilities_of(found)
     usable = [report.name for report in capabilities.backends if report.usable]
     if not usable:
         reasons = "; ".join(f"{report.name}: {report.reason}" for report in capabilities.backends)
         raise UsageError(f"no backend can be used on {found.name}: {reasons}")
     with Sandbox() as sandbox:
-        worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say)
+        worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say,
+                        interpreters=interpreters)  # fmt: skip
+        for note in interpreters.notes():
+            say(note)
         say(f"{worker.name} serves {found.name} on {worker.device} with {', '.join(usable)}; home {home}")
         finished = worker.run(drain, abort)
     return WorkerReport(worker=worker.name, target=found.name, device=worker.device, finished=finished)

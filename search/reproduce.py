@@ -10,6 +10,7 @@ from evaluators.outcome import Outcome
 from evaluators.target import probe_target
 from search.result import TrialResult, trial_result
 from search.spec import SearchSpec
+from workers.interpreters import Interpreters
 from workers.ledger import Ledger
 from workers.records import SearchRecord, TrialRecord
 from workers.sandbox import Sandbox
@@ -17,7 +18,9 @@ from workers.settings import TrialSettings, default_memory_limit
 from workers.supervisor import Supervisor, run_profile
 
 
-def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path, show: Callable[[str], None]) -> TrialResult:
+def reproduce_trial(
+    record: SearchRecord, trial: TrialRecord, home: Path, show: Callable[[str], None], interpreters: Interpreters
+) -> TrialResult:
     """Run ``trial``'s candidate under its search's settings, ``show`` its log, and return how it ended this time.
 
     A scratch ledger holds it, so the search's own records stay as they are; stages that were cached stay cached.
@@ -35,7 +38,7 @@ def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path, show: 
                 profile=record.profile, constraints=spec.constraints, protocol=spec.protocol, seed=spec.seed,
                 trial_timeout_s=spec.trial_timeout_s, memory_limit_bytes=spec.memory_limit_bytes,
             ).on(target)  # fmt: skip
-            outcome = _run_again(sandbox, trial, settings, record, home, show)
+            outcome = _run_again(sandbox, trial, settings, record, home, show, interpreters)
     if outcome is not None and outcome.failure is not None and outcome.failure.details:
         show(outcome.failure.details)
     return trial_result(trial.number, trial.candidate, trial.source, "DONE", outcome)
@@ -43,14 +46,15 @@ def reproduce_trial(record: SearchRecord, trial: TrialRecord, home: Path, show: 
 
 def _run_again(
     sandbox: Sandbox, trial: TrialRecord, settings: TrialSettings, record: SearchRecord, home: Path,
-    show: Callable[[str], None],
+    show: Callable[[str], None], interpreters: Interpreters,
 ) -> Outcome | None:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paretune-") as scratch:
         ledger = Ledger.at(Path(scratch))
         try:
             search = ledger.create_search(record.workload, record.spec)
             again = ledger.add_trial(search.id, trial.candidate, trial.source, trial.evaluation_key, gates=trial.gates)
-            outcome = Supervisor(ledger, sandbox, home).run(again.id, again.attempt, settings)
+            supervisor = Supervisor(ledger, sandbox, home, interpreters=interpreters)
+            outcome = supervisor.run(again.id, again.attempt, settings)
             for log in sorted((home / "jobs" / search.id).rglob("log.txt")):
                 show(log.read_text(errors="replace").rstrip())
             return outcome

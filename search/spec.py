@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,10 +15,12 @@ from evaluators.frozen import Frozen
 from evaluators.jobs import Protocol
 from evaluators.outcome import Constraint
 from search import units
+from search.interpreters import named_pythons, pythons_of_file
 from search.prices import named_price, priced_targets
 
 ENVIRONMENT_PREFIX = "PARETUNE_"
 DEFAULT_ACCURACY_DROP = 0.01
+_PYTHONS = "backend_python"
 
 Objective = Literal["latency", "throughput", "size", "cost"]
 Percentile = Literal["p50", "p90", "p95", "p99"]
@@ -45,6 +47,7 @@ def _share(value: Any) -> Any:
 _Targets = Annotated[tuple[str, ...], BeforeValidator(priced_targets)]
 _Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Sizes = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+_Pythons = Annotated[dict[str, str], BeforeValidator(named_pythons)]
 
 
 class SearchSpec(Frozen):
@@ -55,7 +58,8 @@ class SearchSpec(Frozen):
     names, each perhaps with its price per hour: ``cpu-arm64=0.12``. Without any accuracy limit, ``max_accuracy_drop``
     is 0.01. A limit counts as kept where it is kept with at least the probability ``confidence``. A block of calls
     whose threads waited more than ``max_foreign_load`` of its time for a processor that other programs used is timed
-    again.
+    again. ``backend_python`` is the interpreter of each backend that lives in one of its own, on the machine that runs
+    the search.
     """
 
     workload: str
@@ -73,6 +77,7 @@ class SearchSpec(Frozen):
     max_foreign_load: Annotated[float, BeforeValidator(_share)] = Field(default=0.05, ge=0)
     target: _Targets = ()
     backend: _Names = ()
+    backend_python: _Pythons = Field(default_factory=dict)
     batch_size: _Sizes = ()
     threads: int | None = Field(default=None, ge=1)
     trials: int = Field(default=60, ge=1)
@@ -191,13 +196,41 @@ def load_spec(
     }
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    pythons = _merged_pythons(layers)
     for where, layer in layers.items():
-        merged |= layer
+        merged |= layer | ({_PYTHONS: pythons} if pythons else {})
         origin |= dict.fromkeys(layer, where)
     try:
         return SearchSpec.model_validate(merged)
     except ValidationError as error:
         raise UsageError("; ".join(_sentence(item, origin) for item in error.errors())) from None
+
+
+def load_pythons(
+    flags: Sequence[str], config: Path | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the interpreter of each backend that has one of its own, for commands that take no other setting.
+
+    Raises:
+        UsageError: a value or the file cannot be used; the message says which, and where it was given.
+    """
+    given = os.environ if environment is None else environment
+    return _merged_pythons({
+        f" in {config}": read_config(config)[0] if config else {},
+        " in the environment": _from_environment(given),
+        "": {_PYTHONS: flags} if flags else {},
+    })  # fmt: skip
+
+
+def _merged_pythons(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Merge the interpreters backend by backend: a flag for one backend leaves those of the file for others."""
+    found: dict[str, str] = {}
+    for where, layer in layers.items():
+        try:
+            found |= named_pythons(layer.get(_PYTHONS, {}))
+        except ValueError as error:
+            raise UsageError(f"{_PYTHONS}{where}: {error}") from None
+    return found
 
 
 def names() -> dict[str, str]:
@@ -239,7 +272,16 @@ def read_config(config: Path) -> tuple[dict[str, Any], str | None]:
         raise UsageError(f"config file {config} must hold settings such as 'latency_budget: 5ms', got {content!r}")
     given = {str(name).replace("-", "_"): value for name, value in content.items()}
     home = given.pop("home", None)
-    return _canonical(given, f"config file {config}"), None if home is None else str(home)
+    backends = given.pop("backends", None)
+    fields = _canonical(given, f"config file {config}")
+    if backends is not None:
+        if _PYTHONS in fields:
+            raise UsageError(f"config file {config} sets backends and {_PYTHONS}, which say the same; keep one")
+        try:
+            fields[_PYTHONS] = pythons_of_file(backends)
+        except ValueError as error:
+            raise UsageError(f"config file {config}: {error}") from None
+    return fields, None if home is None else str(home)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -224,11 +224,14 @@ class TrialLoop:
         """Name what an evaluation depends on; equal keys of different searches have equal results."""
         session = self._session
         profile, spec = session.settings.profile, session.spec
-        target = session.space.of(candidate.target).target
+        space = session.space.of(candidate.target)
+        target = space.target_of(candidate.backend)
+        # Beside an interpreter of its own, the model under trial and the original are still those of the first one.
+        source = [environment_of(space.target, "torch-pruning")] if target is not space.target else []
         facts = [profile.fingerprint, target.fingerprint, spec.protocol.to_json(), spec.seed]
         quantizer = quantizers()[candidate.backend, candidate.quantization.scheme]
         libraries = (*find_backend(candidate.backend).requires, *quantizer.requires, "torch-pruning")
-        return digest([candidate.to_json(), facts, environment_of(target, *libraries)])
+        return digest([candidate.to_json(), facts, environment_of(target, *libraries), *source])
 
     def _affordable(self, proposal: Proposal, remaining: int, trials: Sequence[TrialResult]) -> bool:
         """Whether there is enough left for a proposal and, if it became the best, for what it must be compared with."""

@@ -7,17 +7,15 @@ import os
 import select
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from evaluators.errors import InfrastructureError
+from evaluators.interpreter import Interpreter, this_interpreter
 from workers.child import JobRequest
 from workers.lease import Cancellation
 
@@ -121,13 +119,16 @@ class JobLink:
 
 
 class ForkServer:
-    """The process that forks wardens, in a session of its own so that Ctrl-C reaches only the search."""
+    """The process that forks wardens, in a session of its own so that Ctrl-C reaches only the search.
 
-    def __init__(self) -> None:
+    It and all that it forks are programs of ``interpreter``, of this process's own unless told.
+    """
+
+    def __init__(self, interpreter: Interpreter | None = None) -> None:
         self._control, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
-            self._process = _program("workers.forkserver", theirs, self._log.fileno())
+            self._process = _program(interpreter, "workers.forkserver", theirs, self._log.fileno())
 
     @property
     def pid(self) -> int:
@@ -158,20 +159,21 @@ class ForkServer:
         self._log.close()
 
 
-def spawn_warden(request: JobRequest) -> JobLink:
-    """Start a warden as a program of its own, for the job of ``request``."""
+def spawn_warden(request: JobRequest, interpreter: Interpreter | None = None) -> JobLink:
+    """Start a warden as a program of its own, for the job of ``request``; both are programs of ``interpreter``."""
     mine, theirs = socket.socketpair()
     with theirs, request.log.open("ab") as log:
-        program = _program("workers.warden", theirs, log.fileno())
+        program = _program(interpreter, "workers.warden", theirs, log.fileno())
     return JobLink(mine, program)
 
 
-def _program(module: str, link: socket.socket, log: int) -> subprocess.Popen[bytes]:
+def _program(interpreter: Interpreter | None, module: str, link: socket.socket, log: int) -> subprocess.Popen[bytes]:
+    chosen = interpreter or this_interpreter()
     # One BLAS thread in the parent of all jobs: a pool of threads does not survive a fork.
-    environment = os.environ | {"PYTHONPATH": _own_path(), "OPENBLAS_NUM_THREADS": "1"}
+    environment = chosen.environment() | {"OPENBLAS_NUM_THREADS": "1"}
     try:
         return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", module, str(link.fileno())],
+            chosen.command(module, str(link.fileno())),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -180,11 +182,4 @@ def _program(module: str, link: socket.socket, log: int) -> subprocess.Popen[byt
             env=environment,
         )
     except OSError as error:
-        raise InfrastructureError(f"{sys.executable} -m {module} cannot be started: {error}") from error
-
-
-def _own_path() -> str:
-    """Return what this process can import beyond its installation, so that its jobs find the same modules."""
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    known = [entry or os.getcwd() for entry in sys.path if entry not in installed]
-    return os.pathsep.join(entry for entry in known if Path(entry).is_dir() and not entry.endswith("lib-dynload"))
+        raise InfrastructureError(f"{chosen.python} -m {module} cannot be started: {error}") from error

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from evaluators.errors import InfrastructureError
 from evaluators.frozen import Frozen
-from evaluators.jobs import CompareJob, JobResult, MeasureJob, PrepareJob, ProfileJob
+from evaluators.interpreter import Interpreter
+from evaluators.jobs import AnyJob as AnyJob
+from evaluators.jobs import JobResult
 from workers.child import JobRequest
 from workers.lease import Cancellation
 from workers.link import ForkServer, JobLink, spawn_warden
-
-AnyJob = ProfileJob | PrepareJob | MeasureJob | CompareJob
 
 # Loading torch from a cold disk takes tens of seconds.
 _START_SECONDS = 120.0
@@ -60,13 +60,13 @@ class Sandbox:
     def __init__(self, *, runner: str = "evaluators.run_job:run", mode: Literal["fork", "spawn"] | None = None) -> None:
         self._runner = runner
         self._mode = mode or ("fork" if sys.platform == "linux" else "spawn")
-        self._server: ForkServer | None = None
+        self._servers: dict[Interpreter | None, ForkServer] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         """Begin to load torch in the fork server, without waiting for it."""
         if self._mode == "fork":
-            self._running_server()
+            self._running_server(None)
         return self
 
     def __exit__(
@@ -76,15 +76,14 @@ class Sandbox:
 
     @property
     def server_pid(self) -> int | None:
-        """The process id of the fork server, if there is one."""
-        return None if self._server is None else self._server.pid
+        """The process id of this interpreter's fork server, if there is one."""
+        return self._servers[None].pid if None in self._servers else None
 
     def close(self) -> None:
-        """End the fork server. Jobs in progress are not touched."""
+        """End the fork servers. Jobs in progress are not touched."""
         with self._lock:
-            if self._server is not None:
-                self._server.close()
-                self._server = None
+            while self._servers:
+                self._servers.popitem()[1].close()
 
     def run(
         self,
@@ -95,6 +94,7 @@ class Sandbox:
         memory_limit_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
         cancel: Sequence[Cancellation] = (),
+        interpreter: Interpreter | None = None,
     ) -> SandboxResult:
         """Run ``job`` and block until its process, and all that it started, is gone.
 
@@ -105,6 +105,8 @@ class Sandbox:
             memory_limit_bytes: private memory that it may map (Linux only); None for no limit.
             env: environment variables set for the job.
             cancel: switches that kill the job.
+            interpreter: whose process the job is, this one's unless told; each has a fork server of its own, which
+                starts with its first job.
 
         Raises:
             InfrastructureError: no process could be started, it was lost from sight, or the folder cannot be used.
@@ -114,7 +116,7 @@ class Sandbox:
             folder=str(folder), runner=self._runner, memory_limit_bytes=memory_limit_bytes, env=dict(env or {})
         )
         _lay_out(folder, job)
-        with self._start(request) as link:
+        with self._start(request, interpreter) as link:
             started = time.monotonic()
             how = link.wait(started + timeout_s, cancel)
             ended = link.end()
@@ -132,37 +134,41 @@ class Sandbox:
             memory_limit_bytes=memory_limit_bytes,
         )
 
-    def _start(self, request: JobRequest) -> JobLink:
+    def _start(self, request: JobRequest, interpreter: Interpreter | None) -> JobLink:
         if self._mode == "spawn":
-            link = spawn_warden(request)
+            link = spawn_warden(request, interpreter)
             if _asked(link, request):
                 return link
             raise InfrastructureError(f"no process starts for a job; it said: {_tail(request.log) or 'nothing'}")
         said = ""
         for _ in range(2):
-            server = self._running_server()
+            server = self._running_server(interpreter)
             link = server.new_link()
             if _asked(link, request):
                 return link
-            said = self._dismiss(server) or said
-        raise InfrastructureError(f"the fork server can start no process for a job; it said: {said or 'nothing'}")
+            said = self._dismiss(interpreter, server) or said
+        which = f" of {interpreter.python}" if interpreter else ""
+        raise InfrastructureError(
+            f"the fork server{which} can start no process for a job; it said: {said or 'nothing'}"
+        )
 
-    def _running_server(self) -> ForkServer:
+    def _running_server(self, interpreter: Interpreter | None) -> ForkServer:
         with self._lock:
-            if self._server is not None and not self._server.is_running():
-                self._server.close()
-                self._server = None
-            if self._server is None:
-                self._server = ForkServer()
-            return self._server
+            known = self._servers.get(interpreter)
+            if known is not None and known.is_running():
+                return known
+            if known is not None:
+                known.close()
+            self._servers[interpreter] = ForkServer(interpreter)
+            return self._servers[interpreter]
 
-    def _dismiss(self, server: ForkServer) -> str:
+    def _dismiss(self, interpreter: Interpreter | None, server: ForkServer) -> str:
         with self._lock:
-            if self._server is not server:
+            if self._servers.get(interpreter) is not server:
                 return ""
             said = server.last_words()
             server.close()
-            self._server = None
+            del self._servers[interpreter]
             return said
 
 

@@ -11,10 +11,23 @@ from functools import partial
 from pathlib import Path
 
 from evaluators.errors import InfrastructureError
-from evaluators.jobs import CompareJob, Comparison, JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
+from evaluators.interpreter import Interpreter, this_interpreter
+from evaluators.jobs import (
+    CompareJob,
+    Comparison,
+    JobResult,
+    MeasureJob,
+    Prepared,
+    PrepareJob,
+    ProfileJob,
+    Sourced,
+    SourceJob,
+    Yardstick,
+)
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.target import device_of, devices_of
 from workers.deaths import outcome_of_death
+from workers.interpreters import Interpreters
 from workers.lease import Cancellation, Heartbeat, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.locks import device_lock
@@ -24,6 +37,8 @@ from workers.settings import TrialSettings
 
 # What is left to a measurement whose preparation has used up the trial's time: enough to say so.
 _LEAST_SECONDS = 1.0
+
+_Answer = Sourced | Prepared | Outcome | None
 
 
 class Supervisor:
@@ -37,11 +52,12 @@ class Supervisor:
         device: what is measured on, ``cuda:1``: one trial at a time holds it on each host; the first device of a
             candidate's target unless told.
         locks: folder of the device locks, the user's own unless told.
+        interpreters: the backends that live in an interpreter of their own: their jobs run there.
     """
 
     def __init__(
         self, ledger: Ledger, sandbox: Sandbox, home: Path, *, owner: str | None = None, device: str | None = None,
-        locks: Path | None = None,
+        locks: Path | None = None, interpreters: Interpreters | None = None,
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._sandbox = sandbox
@@ -49,6 +65,7 @@ class Supervisor:
         self._owner = owner or owner_name()
         self._device = device
         self._locks = locks
+        self._interpreters = interpreters or Interpreters()
 
     def run(
         self, trial_id: str, attempt: int, settings: TrialSettings, *, cancel: Sequence[Cancellation] = ()
@@ -98,7 +115,8 @@ class Supervisor:
             InfrastructureError: the sandbox failed.
         """
         job = CompareJob(bundles=tuple(bundles), profile=settings.profile, home=str(self._home), seconds=seconds,
-                         protocol=settings.protocol, seed=settings.seed)  # fmt: skip
+                         protocol=settings.protocol, seed=settings.seed,
+                         interpreters=self._interpreters.starting())  # fmt: skip
         device = self._device_for(target)
         env = job_environment(self._home, 1) | device_environment(device)
         with device_lock(device, folder=self._locks, wait=partial(wait_for, cancel)) as held:
@@ -121,50 +139,56 @@ class Supervisor:
         folder = self._home / "jobs" / trial.search_id / f"{trial.number}-{attempt}"
         device = self._device_for(trial.candidate.target)
         holds = device == "cpu" if settings.prepare_holds_device is None else settings.prepare_holds_device
+        interpreter = self._interpreters.of(trial.candidate.backend)
+        left_s = settings.trial_timeout_s
         with ExitStack() as stack:
 
             def hold_device() -> bool:
                 wait = partial(wait_for, cancel)
                 return stack.enter_context(device_lock(device, folder=self._locks, wait=wait))
 
-            def run(job: AnyJob, timeout_s: float, threads: int) -> SandboxResult:
-                limit = settings.memory_limit_bytes
+            def run(job: AnyJob, threads: int, where: Interpreter | None) -> _Answer:
+                nonlocal left_s
                 env = job_environment(self._home, threads) | device_environment(device)
-                return self._sandbox.run(
-                    job, folder / job.job, timeout_s=timeout_s, memory_limit_bytes=limit, env=env, cancel=cancel
-                )
+                ended = self._sandbox.run(
+                    job, folder / job.job, timeout_s=max(left_s, _LEAST_SECONDS),
+                    memory_limit_bytes=settings.memory_limit_bytes, env=env, cancel=cancel, interpreter=where,
+                )  # fmt: skip
+                left_s -= ended.seconds
+                return None if ended.cancelled else _answer(ended, settings)
 
             if holds and not hold_device():
                 return None
-            made = run(_prepare_job(trial, settings, self._home), settings.trial_timeout_s, _all_cores())
-            if made.cancelled:
-                return None
-            prepared = _answer(made, settings)
-            if isinstance(prepared, Outcome):
-                return self._complete(trial, prepared, None)
+            earlier, sourced = Prepared(bundle="", stage_seconds={}), None
+            if interpreter is not None:
+                # What needs the user's model alone is made here, as for all other trials.
+                found = run(_source_job(trial, settings, self._home), _all_cores(), None)
+                if not isinstance(found, Sourced):
+                    return self._complete(trial, found, earlier, "source")
+                sourced, earlier = found, _added(earlier, found)
+            found = run(_prepare_job(trial, settings, self._home, sourced), _all_cores(), interpreter)
+            if not isinstance(found, Prepared):
+                return self._complete(trial, found, earlier, "prepare")
+            prepared, earlier = found, _added(earlier, found)
             if not holds and not hold_device():
                 return None
-            left_s = max(settings.trial_timeout_s - made.seconds, _LEAST_SECONDS)
-            threads = trial.candidate.runtime.threads
-            measured = run(_measure_job(trial, prepared, settings, self._home), left_s, threads)
-        if measured.cancelled:
-            return None
-        outcome = _answer(measured, settings)
-        if isinstance(outcome, Prepared):
-            outcome = _unanswered("measure")
-        return self._complete(trial, outcome, prepared)
+            job = _measure_job(trial, prepared, settings, self._home, sourced)
+            found = run(job, trial.candidate.runtime.threads, interpreter)
+            return self._complete(trial, found, earlier, "measure")
 
     def _device_for(self, target: str) -> str:
         """Return the device that trials of ``target`` are measured on."""
         return self._device or next(iter(devices_of(target)), f"{device_of(target)}:0")
 
-    def _complete(self, trial: TrialRecord, outcome: Outcome, prepared: Prepared | None) -> Outcome:
-        """Add to an outcome what both jobs took and made, what it answers, and how to see a failure again."""
-        earlier = prepared or Prepared(bundle="", stage_seconds={})
+    def _complete(self, trial: TrialRecord, found: _Answer, earlier: Prepared, stage: str) -> Outcome | None:
+        """Add to an outcome what the jobs before it took and made, what it answers, and how to see a failure again."""
+        if found is None:
+            return None
+        outcome = found if isinstance(found, Outcome) else _unanswered(stage)
         again = f"paretune reproduce {trial.search_id} {trial.number} --home {shlex.quote(str(self._home))}"
         return outcome.model_copy(
             update={
-                "stage_seconds": _added(earlier.stage_seconds, outcome.stage_seconds),
+                "stage_seconds": _summed(earlier.stage_seconds, outcome.stage_seconds),
                 "cached_stages": earlier.cached_stages + outcome.cached_stages,
                 "bundle": outcome.bundle or earlier.bundle or None,
                 "evaluation_key": trial.evaluation_key,
@@ -173,7 +197,16 @@ class Supervisor:
         )
 
 
-def _added(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+def _added(earlier: Prepared, found: Sourced | Prepared) -> Prepared:
+    """Return what the jobs of a trial took and made so far."""
+    return Prepared(
+        bundle=found.bundle if isinstance(found, Prepared) else earlier.bundle,
+        stage_seconds=_summed(earlier.stage_seconds, found.stage_seconds),
+        cached_stages=earlier.cached_stages + found.cached_stages,
+    )
+
+
+def _summed(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in (one | other)}
 
 
@@ -247,11 +280,19 @@ def device_environment(device: str, environment: Mapping[str, str] = os.environ)
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": chosen}
 
 
-def _prepare_job(trial: TrialRecord, settings: TrialSettings, home: Path) -> PrepareJob:
-    return PrepareJob(candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed)
+def _source_job(trial: TrialRecord, settings: TrialSettings, home: Path) -> SourceJob:
+    return SourceJob(candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed)
 
 
-def _measure_job(trial: TrialRecord, prepared: Prepared, settings: TrialSettings, home: Path) -> MeasureJob:
+def _prepare_job(trial: TrialRecord, settings: TrialSettings, home: Path, sourced: Sourced | None) -> PrepareJob:
+    return PrepareJob(
+        candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed, sourced=sourced
+    )
+
+
+def _measure_job(
+    trial: TrialRecord, prepared: Prepared, settings: TrialSettings, home: Path, sourced: Sourced | None
+) -> MeasureJob:
     return MeasureJob(
         bundle=prepared.bundle,
         profile=settings.profile,
@@ -260,14 +301,16 @@ def _measure_job(trial: TrialRecord, prepared: Prepared, settings: TrialSettings
         protocol=settings.protocol,
         gates=trial.gates,
         seed=settings.seed,
+        yardstick=sourced and Yardstick(interpreter=this_interpreter(), versions=sourced.versions),
     )
 
 
-def _answer(ended: SandboxResult, settings: TrialSettings) -> Prepared | Outcome:
+def _answer(ended: SandboxResult, settings: TrialSettings) -> Sourced | Prepared | Outcome:
     if ended.result is None:
         # The user set the time of the whole trial, not what was left of it for this job.
         return outcome_of_death(ended.model_copy(update={"timeout_s": settings.trial_timeout_s}))
-    return ended.result.outcome or ended.result.prepared or _unanswered(ended.stage or "start")
+    found = ended.result.outcome or ended.result.prepared or ended.result.sourced
+    return found or _unanswered(ended.stage or "start")
 
 
 def _unanswered(stage: str) -> Outcome:

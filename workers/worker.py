@@ -10,6 +10,7 @@ from pathlib import Path
 from evaluators.capabilities import Capabilities
 from evaluators.errors import InfrastructureError
 from evaluators.target import devices_of
+from workers.interpreters import Interpreters
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.records import TrialRecord
@@ -44,6 +45,7 @@ class Worker:
         device: which of the machine's devices, ``cuda:1``; the first one of the target unless told.
         search_id: the one search that it works for; every running search unless told.
         locks: folder of the device locks, the user's own unless told.
+        interpreters: the backends that live in an interpreter of their own.
         say: told what it does, in words.
     """
 
@@ -58,6 +60,7 @@ class Worker:
         device: str | None = None,
         search_id: str | None = None,
         locks: Path | None = None,
+        interpreters: Interpreters | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._ledger, self._capabilities, self._search_id, self._say = ledger, capabilities, search_id, say
@@ -65,7 +68,8 @@ class Worker:
         self.device = device or (devices_of(self.target.name) or ("cpu",))[0]
         self.id = owner_name(f"{self.target.name}@{self.device}")
         self.name = name or f"{socket.gethostname()}-{self.target.name}"
-        self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks)
+        self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks,
+                                      interpreters=interpreters)  # fmt: skip
 
     def run(self, drain: Cancellation, abort: Cancellation) -> int:
         """Work until ``drain`` is set, and the trial in progress has ended; ``abort`` gives that back at once.

@@ -68,10 +68,13 @@ def score_bundle(
     """
     profile, dataset = job.profile, workload.validation()
     of, validation_digest = len(dataset), profile.data_digests["validation"]
-    original = original_scores(workload, profile.outputs, profile.fingerprint, validation_digest, Path(job.home))
+    made_with = job.yardstick.versions if job.yardstick else None
+    original = original_scores(workload, profile.outputs, profile.fingerprint, validation_digest, Path(job.home),
+                               made_with)  # fmt: skip
     wanted = None
     if profile.scored_by == AGREEMENT:
-        wanted = agreement_outputs(workload, profile, batch_size, StageCache(Path(job.home) / "cache" / "stages"))
+        cache = StageCache(Path(job.home) / "cache" / "stages")
+        wanted = agreement_outputs(workload, profile, batch_size, cache, made_with)
     limits = tuple(limit for limit in job.constraints if limit.metric in ("accuracy", "accuracy_drop"))
     plan = looks(of) if job.gates and limits else (of,)
     scorer, ahead, begun = Scorer(workload, profile.outputs, of), list(plan), clock()

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from evaluators.cache import Entry
+
 
 class StageClock:
     """Seconds by stage, which stages were answered from the cache, and which stage runs now."""
@@ -26,3 +28,9 @@ class StageClock:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def noted(self, entry: Entry, stage: str) -> Entry:
+        """Return ``entry`` after noting that ``stage`` was answered from the cache, where it was."""
+        if entry.hit:
+            self.cached.append(stage)
+        return entry

@@ -106,7 +106,8 @@ def _outputs(runner: Runner, inputs: Any) -> list[np.ndarray]:
 def _parity(runner: Runner, manifest: Manifest, job: MeasureJob, workload: Workload) -> Any:
     size = manifest.candidate.batch_size
     cache = StageCache(Path(job.home) / "cache" / "stages")
-    wanted = reference_outputs(workload, job.profile, size, cache)[: parity_batches(size)]
+    made_with = job.yardstick.versions if job.yardstick else None
+    wanted = reference_outputs(workload, job.profile, size, cache, made_with)[: parity_batches(size)]
     limit = parity_batches(size) * size
     found, reals = [], []
     for inputs, _, real in example_batches(workload.validation(), workload.collate, size, limit):
@@ -133,7 +134,8 @@ def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
     """Start the process of the original model at the candidate's batch size and threads, unless it is the candidate.
 
     It forks here, before any runtime has started threads, and loads when it is first timed. Beside an accelerator there
-    is none: the original would be timed on the processor, and the ratio would compare two kinds of hardware.
+    is none: the original would be timed on the processor, and the ratio would compare two kinds of hardware. Where this
+    job runs in the interpreter of its backend, the original runs in its own, as in all other trials.
     """
     if candidate.is_original or device_of(candidate.target) != "cpu":
         yield None
@@ -141,7 +143,7 @@ def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
     request = StandRequest(
         workload=job.profile.reference, batch_size=candidate.batch_size, threads=candidate.runtime.threads
     )
-    with Stand(request) as stand:
+    with Stand(request, interpreter=job.yardstick.interpreter if job.yardstick else None) as stand:
         yield stand
 
 

@@ -8,22 +8,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evaluators.batching import collated
 from evaluators.bundle import Manifest, Preprocessing, read_manifest, write_manifest
 from evaluators.cache import ENTRY, Entry, StageCache, copy_file
 from evaluators.candidate import Candidate
 from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
 from evaluators.frozen import digest
 from evaluators.jobs import Prepared, PrepareJob
-from evaluators.profile import WorkloadProfile
 from evaluators.registry import backend as find_backend
-from evaluators.registry import pruners, quantizers
+from evaluators.registry import quantizers
 from evaluators.stages.build_target import build_target
 from evaluators.stages.clock import StageClock
 from evaluators.stages.reference import reference_outputs
-from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
 from evaluators.stages.source import StagedSource
-from evaluators.target import environment, probe_processor
+from evaluators.stages.sourcing import source_weights, versions_with
+from evaluators.target import probe_processor
 from evaluators.workload import Workload, load_workload
 
 
@@ -42,69 +40,20 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
         workload = load_workload(profile.reference)
     torch.set_num_threads(probe_processor().cores)
     torch.manual_seed(job.seed)
-    with clock.stage("prune"):
-        weights = _pruned(workload, profile, candidate, cache, clock)
-    with clock.stage("recover"):
-        weights = _recovered(workload, profile, candidate, weights, cache, clock, job.seed)
+    if job.sourced is None:
+        weights = source_weights(workload, candidate, profile, cache, clock, job.seed)
+    else:
+        weights = cache.get(job.sourced.weights, "the pruned model")
     target = build_target(candidate.target, find_backend(candidate.backend))
     source = StagedSource(workload, profile, weights, cache, candidate.batch_size, target)
     with clock.stage("quantize"):
         quantized = _quantized(source, candidate, cache, clock)
     with clock.stage("build"):
         bundle = _built(source, workload, quantized, candidate, cache, clock, home)
-    with clock.stage("reference"):
-        reference_outputs(workload, profile, candidate.batch_size, cache)
+    if job.sourced is None:
+        with clock.stage("reference"):
+            reference_outputs(workload, profile, candidate.batch_size, cache)
     return Prepared(bundle=str(bundle), stage_seconds=clock.seconds, cached_stages=tuple(clock.cached))
-
-
-def _noted(entry: Entry, stage: str, clock: StageClock) -> Entry:
-    if entry.hit:
-        clock.cached.append(stage)
-    return entry
-
-
-def _pruned(
-    workload: Workload, profile: WorkloadProfile, candidate: Candidate, cache: StageCache, clock: StageClock
-) -> Entry:
-    pruning = candidate.pruning
-
-    def make(folder: Path) -> None:
-        module = build_model(workload)
-        sizes = layer_sizes(module)
-        plan: dict[str, Any] = {"structure": "none"}
-        if pruning.structure != "none":
-            examples = workload.calibration()
-            example = collated([examples[i % len(examples)] for i in range(2)], workload.collate)[0]
-            plan = pruners()[pruning.structure].prune(module, example, pruning.amount, pruning.knobs)
-        save_model(module, sizes, plan, folder)
-
-    recipe = [pruning.structure, pruning.amount, pruning.knobs]
-    data = profile.data_digests["calibration"]
-    key = digest(["prune", profile.model_digest, data, recipe, _versions("torch-pruning")])
-    return _noted(cache.get_or_make(key, make), "prune", clock)
-
-
-def _recovered(
-    workload: Workload, profile: WorkloadProfile, candidate: Candidate, pruned: Entry, cache: StageCache,
-    clock: StageClock, seed: int,
-) -> Entry:  # fmt: skip
-    steps = candidate.pruning.recovery_steps
-    if not steps:
-        return pruned
-
-    def make(folder: Path) -> None:
-        from evaluators.stages.recover import distil
-
-        teacher = build_model(workload)
-        student = restore_module(workload, pruned.folder)
-        distil(student, teacher, workload, steps, seed)
-        plan = json.loads((pruned.folder / "plan.json").read_text())
-        save_model(student, layer_sizes(teacher), plan, folder)
-
-    data = profile.data_digests.get("train", profile.data_digests["calibration"])
-    teacher_and_loss = [profile.model_digest, profile.metric_digest]
-    key = digest(["recover", pruned.digest, teacher_and_loss, data, steps, seed, _versions()])
-    return _noted(cache.get_or_make(key, make), "recover", clock)
 
 
 def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, clock: StageClock) -> Entry:
@@ -118,9 +67,9 @@ def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, cl
 
     facts = [type(quantizer).__name__, quantization.to_json(), source.batch_size, list(source.target.features)]
     data = [source.profile.data_digests["calibration"], source.profile.inputs.to_json()]
-    versions = _versions(*quantizer.requires, *find_backend(candidate.backend).requires)
+    versions = versions_with(*quantizer.requires, *find_backend(candidate.backend).requires)
     key = digest(["quantize", source.digest, source.profile.model_digest, facts, data, versions])
-    return _noted(cache.get_or_make(key, make), "quantize", clock)
+    return clock.noted(cache.get_or_make(key, make), "quantize")
 
 
 def _built(
@@ -141,10 +90,10 @@ def _built(
     knobs = candidate.runtime.knobs
     baked = {name: knobs[name] for name in backend.options_at_build if name in knobs}
     facts += [baked] if baked else []
-    versions = _versions(*backend.requires)
+    versions = versions_with(*backend.requires)
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
                   source.target.fingerprint])  # fmt: skip
-    entry = _noted(cache.get_or_make(key, make), "build", clock)
+    entry = clock.noted(cache.get_or_make(key, make), "build")
     counts = _counted(source, cache)
     bundles = home / "bundles" / candidate.backend
     return _assembled(entry, workload, source, candidate, bundles, versions, counts)
@@ -158,7 +107,7 @@ def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
         counts = {"parameters": _parameters(module), "flops": count_flops(module, source.example(1))}
         (folder / "counts.json").write_text(json.dumps(counts))
 
-    entry = cache.get_or_make(digest(["counts", source.digest, source.profile.model_digest, _versions()]), make)
+    entry = cache.get_or_make(digest(["counts", source.digest, source.profile.model_digest, versions_with()]), make)
     counts: dict[str, int | None] = json.loads((entry.folder / "counts.json").read_text())
     return counts
 
@@ -231,7 +180,3 @@ def count_flops(module: Any, example: Any) -> int | None:
         return int(counter.get_total_flops())
     except (RuntimeError, NotImplementedError, AssertionError):
         return None
-
-
-def _versions(*distributions: str) -> dict[str, str]:
-    return environment("safetensors", *distributions)

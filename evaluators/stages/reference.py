@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evaluators.batching import example_batches, fair_order
-from evaluators.cache import StageCache
+from evaluators.cache import Entry, StageCache
 from evaluators.frozen import digest
 from evaluators.profile import WorkloadProfile
 from evaluators.scoring import AGREEMENT, output_arrays, score
@@ -17,6 +18,8 @@ from evaluators.stages.restore import build_model
 from evaluators.structure import Structure, call
 from evaluators.target import environment, probe_processor
 from evaluators.workload import Workload
+
+Versions = Mapping[str, str] | None
 
 PARITY_EXAMPLES = 64
 SCORING_BATCH = 32
@@ -45,24 +48,33 @@ def parity_batches(batch_size: int) -> int:
 
 
 def reference_outputs(
-    workload: Workload, profile: WorkloadProfile, batch_size: int, cache: StageCache
+    workload: Workload, profile: WorkloadProfile, batch_size: int, cache: StageCache, versions: Versions = None
 ) -> list[list[np.ndarray]]:
     """Return the original model's outputs on the parity examples, batch by batch of ``batch_size``, made once.
 
     Where the score is the agreement with the original, its outputs on all of validation are made along with them.
+    ``versions`` are of the interpreter that made them, where that is another one: they are not made here then.
     """
-    return _stored_batches(workload, profile, batch_size, cache, "parity")
+    return _stored_batches(workload, profile, batch_size, cache, "parity", versions)
 
 
 def agreement_outputs(
-    workload: Workload, profile: WorkloadProfile, batch_size: int, cache: StageCache
+    workload: Workload, profile: WorkloadProfile, batch_size: int, cache: StageCache, versions: Versions = None
 ) -> list[list[np.ndarray]]:
     """Return the original model's outputs on all of validation, batch by batch, in the order of scoring."""
-    return _stored_batches(workload, profile, batch_size, cache, "scored")
+    return _stored_batches(workload, profile, batch_size, cache, "scored", versions)
+
+
+def _kept(cache: StageCache, facts: list[Any], make: Callable[[Path], None], versions: Versions) -> Entry:
+    """Return the entry of these facts: made here, or by the interpreter that has these ``versions``."""
+    if versions is None:
+        return cache.get_or_make(digest([*facts, environment(), probe_processor().name]), make)
+    key = digest([*facts, dict(versions), probe_processor().name])
+    return cache.get(key, f"what the original model answers ({facts[0]})")
 
 
 def _stored_batches(
-    workload: Workload, profile: WorkloadProfile, batch_size: int, cache: StageCache, part: str
+    workload: Workload, profile: WorkloadProfile, batch_size: int, cache: StageCache, part: str, versions: Versions
 ) -> list[list[np.ndarray]]:
     import torch
 
@@ -85,10 +97,8 @@ def _stored_batches(
             np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
 
     data = [validation_digest, profile.metric_digest]
-    key = digest(
-        ["reference", profile.model_digest, data, batch_size, agreement, environment(), probe_processor().name]
-    )
-    with np.load(cache.get_or_make(key, make).folder / f"{part}.npz", allow_pickle=False) as stored:
+    entry = _kept(cache, ["reference", profile.model_digest, data, batch_size, agreement], make, versions)
+    with np.load(entry.folder / f"{part}.npz", allow_pickle=False) as stored:
         found: dict[str, list[np.ndarray]] = {}
         for name in sorted(stored.files):
             found.setdefault(name.split(".")[0], []).append(stored[name])
@@ -96,11 +106,13 @@ def _stored_batches(
 
 
 def original_scores(
-    workload: Workload, outputs: Structure, fingerprint: str, validation_digest: str, home: Path
-) -> Original:
+    workload: Workload, outputs: Structure, fingerprint: str, validation_digest: str, home: Path,
+    versions: Versions = None,
+) -> Original:  # fmt: skip
     """Return the original model's scores on validation, made once for each fingerprint of model, data and metric.
 
     They are those of this machine's kind of processor: what a trial lost is counted where it was measured.
+    ``versions`` are of the interpreter that made them, where that is another one: they are not made here then.
 
     Raises:
         NotFiniteError: the score is NaN or infinite.
@@ -116,8 +128,7 @@ def original_scores(
         kept = {name: value for name, value in arrays.items() if value is not None}
         np.savez(folder / "original.npz", **kept)  # type: ignore[arg-type]
 
-    key = digest(["original", fingerprint, environment(), probe_processor().name])
-    entry = StageCache(home / "cache" / "stages").get_or_make(key, make)
+    entry = _kept(StageCache(home / "cache" / "stages"), ["original", fingerprint], make, versions)
     with np.load(entry.folder / "original.npz", allow_pickle=False) as stored:
         rows = [stored[name] for name in sorted(stored.files) if name.startswith("rows.")]
         return Original(float(stored["mean"]), stored.get("per_example"), rows or None, stored.get("groups"))

@@ -13,16 +13,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Protocol as Interface
 
 import numpy as np
 
+from evaluators.bundle import read_manifest
+from evaluators.interpreter import Interpreter
 from evaluators.jobs import CompareJob, Comparison, Protocol
 from evaluators.outcome import LatencyEvidence
 from evaluators.statistics import compare_rounds, different
 from evaluators.timing.blocks import Block, Clock, Timed, WarmUp
+from evaluators.timing.nursery import Nursery
 from evaluators.timing.sequence import Trace, summarize
-from evaluators.timing.stand import Stand, StandDiedError, StandRequest
+from evaluators.timing.stand import Stand, StandDiedError, StandRequest, may_fork
 
 ROUND_SECONDS = 0.2
 """How long each model is timed in one round."""
@@ -178,10 +182,25 @@ def _told_apart(levels: Sequence[Sequence[float | None]], precision: float) -> b
 def compare_bundles(job: CompareJob) -> Comparison:
     """Run a comparison of built bundles."""
 
-    def starter(bundle: str) -> Callable[[], Standing]:
-        return lambda: Stand(StandRequest(workload=job.profile.reference, bundle=bundle))
+    def starter(bundle: str, nurseries: ExitStack) -> Callable[[], Standing]:
+        request = StandRequest(workload=job.profile.reference, bundle=bundle)
+        interpreter = _interpreter_of(bundle, job)
+        if interpreter is None:
+            return lambda: Stand(request)
+        if not may_fork():
+            return lambda: Stand(request, interpreter=interpreter)
+        nursery = nurseries.enter_context(Nursery(interpreter))
+        return lambda: nursery.stand(request)
 
-    return compare([starter(bundle) for bundle in job.bundles], job.protocol, job.seconds)
+    with ExitStack() as nurseries:
+        starts = [starter(bundle, nurseries) for bundle in job.bundles]
+        return compare(starts, job.protocol, job.seconds)
+
+
+def _interpreter_of(bundle: str, job: CompareJob) -> Interpreter | None:
+    if not job.interpreters:
+        return None
+    return job.interpreters.get(read_manifest(Path(bundle), verify=False).candidate.backend)
 
 
 def _round(contenders: Sequence[Contender], number: int, protocol: Protocol) -> None:

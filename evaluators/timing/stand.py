@@ -1,6 +1,7 @@
 """Stand: a process of its own that holds one loaded model and times blocks of its calls when it is told to.
 
-Also a program, ``python -m evaluators.timing.stand DESCRIPTOR``, for systems where torch's process cannot fork.
+Also a program, ``python -m evaluators.timing.stand DESCRIPTOR``, for systems where torch's process cannot fork, and for
+models that run in another interpreter. Only plain values go to and fro: the two sides may have other versions of NumPy.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import numpy as np
+
 from evaluators.batching import as_arrays, example_batches
 from evaluators.bundle import open_bundle
 from evaluators.frozen import Frozen
+from evaluators.interpreter import Interpreter, this_interpreter
 from evaluators.registry import backend
 from evaluators.stages.restore import build_model
 from evaluators.structure import call
@@ -28,7 +32,8 @@ from evaluators.timing.blocks import Block, LocalCalls, WarmUp
 from evaluators.workload import Workload, load_workload
 
 LATENCY_BATCHES = 16
-_END = "end"
+END = "end"
+"""Ends a stand; what else is sent to one is a request, and then numbers and None."""
 
 
 class StandDiedError(Exception):
@@ -84,26 +89,12 @@ def may_fork() -> bool:
 Loader = Callable[[StandRequest], LocalCalls]
 
 
-class Stand:
-    """The process; it loads at the first command, so that stands can be started early and loaded in turn.
+class LinkedStand:
+    """A stand at the other end of a link, whoever keeps its process."""
 
-    ``loader`` is for those who want something else loaded; it counts only where the process is a fork.
-    """
-
-    def __init__(self, request: StandRequest, loader: Loader = load) -> None:
-        self._link, other = Pipe()
-        self._pid: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        if may_fork():
-            self._pid = os.fork()
-            if self._pid == 0:
-                self._link.close()
-                _serve_and_exit(other, loader)
-        else:
-            command = [sys.executable, "-m", "evaluators.timing.stand", str(other.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=(other.fileno(),))  # noqa: S603
-        other.close()
-        self._link.send(request)
+    def __init__(self, link: Connection, request: StandRequest) -> None:
+        self._link = link
+        self._tell(request.model_dump_json())
 
     def warm_up(self) -> WarmUp:
         """Load the model if that has not happened, and call it until calls take equally long.
@@ -111,8 +102,7 @@ class Stand:
         Raises:
             StandDiedError: it could not be loaded or run.
         """
-        warm: WarmUp = self._ask(None)
-        return warm
+        return WarmUp(*self._ask(None))
 
     def block(self, seconds: float) -> Block:
         """Time calls for so long.
@@ -120,13 +110,57 @@ class Stand:
         Raises:
             StandDiedError: the process is gone.
         """
-        block: Block = self._ask(seconds)
-        return block
+        samples, waited = self._ask(seconds)
+        return Block(np.array(samples), waited)
+
+    def close(self) -> None:
+        """End the process."""
+        self._tell(END)
+
+    def _tell(self, message: str) -> None:
+        # A process that is gone is found out when it is asked.
+        with suppress(OSError):
+            self._link.send(message)
+
+    def _ask(self, command: float | None) -> Any:
+        try:
+            self._link.send(command)
+            answer = self._link.recv()
+        except (OSError, EOFError) as error:
+            raise StandDiedError("a process that timed calls ended by itself") from error
+        if isinstance(answer, str):
+            raise StandDiedError(answer)
+        return answer
+
+
+class Stand(LinkedStand):
+    """The process; it loads at the first command, so that stands can be started early and loaded in turn.
+
+    ``loader`` is for those who want something else loaded; it counts only where the process is a fork. The process is
+    a program of ``interpreter`` where one is given.
+    """
+
+    def __init__(self, request: StandRequest, loader: Loader = load, *, interpreter: Interpreter | None = None) -> None:
+        link, other = Pipe()
+        self._pid: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        if interpreter is None and may_fork():
+            self._pid = os.fork()
+            if self._pid == 0:
+                link.close()
+                serve_and_exit(other, loader)
+        else:
+            chosen = interpreter or this_interpreter()
+            self._process = subprocess.Popen(  # noqa: S603
+                chosen.command("evaluators.timing.stand", str(other.fileno())), pass_fds=(other.fileno(),),
+                env=chosen.environment(),
+            )  # fmt: skip
+        other.close()
+        super().__init__(link, request)
 
     def close(self) -> None:
         """End the process. It is told so: stands that were started later hold a copy of this end of its pipe."""
-        with suppress(OSError):
-            self._link.send(_END)
+        super().close()
         self._link.close()
         if self._pid is not None:
             with suppress(ChildProcessError):
@@ -144,28 +178,26 @@ class Stand:
     ) -> None:
         self.close()
 
-    def _ask(self, command: float | None) -> Any:
-        try:
-            self._link.send(command)
-            answer = self._link.recv()
-        except (OSError, EOFError) as error:
-            raise StandDiedError("a process that timed calls ended by itself") from error
-        if isinstance(answer, str):
-            raise StandDiedError(answer)
-        return answer
 
+def serve(link: Connection, loader: Loader = load, request: str | None = None) -> None:
+    """Answer commands until the end: None to warm up, a number of seconds to time a block.
 
-def serve(link: Connection, loader: Loader = load) -> None:
-    """Answer commands until the end: None to warm up, a number of seconds to time a block."""
+    What to load comes first over the link, or was read from there already: ``request``, as JSON.
+    """
     try:
-        request: StandRequest = link.recv()
+        wanted = StandRequest.model_validate_json(link.recv() if request is None else request)
         calls: LocalCalls | None = None
         while True:
             command = link.recv()
-            if command == _END:
+            if command == END:
                 return
-            calls = calls or loader(request)
-            link.send(calls.warm_up() if command is None else calls.block(command))
+            calls = calls or loader(wanted)
+            if command is None:
+                warm = calls.warm_up()
+                link.send((warm.calls, warm.settled, warm.call_seconds))
+            else:
+                block = calls.block(command)
+                link.send((block.seconds.tolist(), float(block.waited)))
     except (EOFError, ConnectionError):
         return
     except Exception as error:
@@ -174,9 +206,10 @@ def serve(link: Connection, loader: Loader = load) -> None:
             link.send(f"{type(error).__name__}: {error}"[:500])
 
 
-def _serve_and_exit(link: Connection, loader: Loader = load) -> NoReturn:
+def serve_and_exit(link: Connection, loader: Loader = load, request: str | None = None) -> NoReturn:
+    """Serve as a process of its own that never returns to what forked it."""
     try:
-        serve(link, loader)
+        serve(link, loader, request)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -184,4 +217,4 @@ def _serve_and_exit(link: Connection, loader: Loader = load) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _serve_and_exit(Connection(int(sys.argv[1])))
+    serve_and_exit(Connection(int(sys.argv[1])))

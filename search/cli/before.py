@@ -9,6 +9,7 @@ from search.cli.output import Reply
 
 
 def doctor(
+    backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -17,7 +18,7 @@ def doctor(
     from search import api
     from search.cli import views
 
-    report = api.doctor()
+    report = api.doctor(options.pythons_of(backend_python, config))
     usable = any(backend.usable for backend in report.backends)
     return Reply(report.to_json(), lambda: views.doctor(report), 0 if usable else 3)
 
@@ -44,6 +45,7 @@ def space(
     backend: options.Backend = None,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.Config = None,

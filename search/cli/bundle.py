@@ -25,23 +25,33 @@ Bundle = Annotated[
 
 @app.command(epilog="paretune bundle inspect latest:7\n\nparetune bundle inspect ./bundle --json | jq '.manifest'")
 def inspect(
-    bundle: Bundle, json: options.Json = False, home: options.Home = options.HOME, config: options.HomeConfig = None
+    bundle: Bundle,
+    backend_python: options.BackendPython = None,
+    json: options.Json = False,
+    home: options.Home = options.HOME,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Show what a bundle says of itself: what runs how, signature, size, target, versions."""
     from search import bundles
 
-    report = bundles.inspect_bundle(bundles.find_bundle(bundle, home))
+    pythons = options.pythons_of(backend_python, config)
+    report = bundles.inspect_bundle(bundles.find_bundle(bundle, home), pythons)
     return Reply(report.to_json(), lambda: _report(report))
 
 
 @app.command(epilog="paretune bundle verify ./bundle\n\nExit code 0: it is what was built; 5: it is refused.")
 def verify(
-    bundle: Bundle, json: options.Json = False, home: options.Home = options.HOME, config: options.HomeConfig = None
+    bundle: Bundle,
+    backend_python: options.BackendPython = None,
+    json: options.Json = False,
+    home: options.Home = options.HOME,
+    config: options.HomeConfig = None,
 ) -> Reply:
     """Check every file of a bundle: name, kind, hash and content. Runs nothing of it."""
     from search import bundles
 
-    report = bundles.verify_bundle(bundles.find_bundle(bundle, home))
+    pythons = options.pythons_of(backend_python, config)
+    report = bundles.verify_bundle(bundles.find_bundle(bundle, home), pythons)
     return Reply({"verified": True, **report.to_json()}, lambda: _report(report))
 
 
@@ -68,6 +78,7 @@ def run(
     trust: Annotated[
         str | None, typer.Option(metavar="DIGEST", help="run a bundle with code of its own: the digest you were told")
     ] = None,
+    backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -78,6 +89,7 @@ def run(
     found = bundles.run_bundle(
         bundles.find_bundle(bundle, home), home, file=input, workload=workload, examples=examples, output=output,
         other_target=allow_other_target, trust=trust,
+        backend_python=options.pythons_of(backend_python, config),
     )  # fmt: skip
     return Reply({"bundle": bundle, **found.to_json()}, lambda: _run(found))
 

@@ -26,6 +26,7 @@ def worker(
         str | None, typer.Option("--device", metavar="ID", help="device of the target, such as cuda:1 (default: first)")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="WORKER", help="what people call this worker")] = None,
+    backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -33,8 +34,10 @@ def worker(
     """Run the trials that searches of a shared home queue for a target of this machine."""
     from search import api
 
+    pythons = options.pythons_of(backend_python, config)
     with _switches() as (drain, abort):
-        report = api.work(home, target=target, device=device, name=name, say=note, drain=drain, abort=abort)
+        report = api.work(home, target=target, device=device, name=name, say=note, backend_python=pythons,
+                          drain=drain, abort=abort)  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 

@@ -66,7 +66,7 @@ HomeConfig = Annotated[
     Path | None,
     typer.Option(
         "--config", metavar="FILE", is_eager=True, callback=_with_home,
-        help="YAML file of settings, of which this command takes 'home'",
+        help="YAML file of settings, of which this command takes 'home' and 'backends'",
     ),
 ]  # fmt: skip
 
@@ -92,6 +92,14 @@ Threads = Annotated[
     typer.Option("--threads", metavar="N", help="threads of the runtime, fixed", rich_help_panel=SPACE),
 ]
 
+BackendPython = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend-python", metavar="NAME=PATH", help="interpreter that a backend lives in, repeatable",
+        rich_help_panel=SPACE,
+    ),
+]  # fmt: skip
+
 HOME = Path(".paretune")
 
 
@@ -105,6 +113,17 @@ def spec_of(context: typer.Context, config: Path | None) -> SearchSpec:
 
     flags = {name: value for name, value in context.params.items() if name in names()}
     return load_spec(flags | {name: _listed(name, flags[name]) for name in _LISTS if flags.get(name)}, config)
+
+
+def pythons_of(backend_python: list[str] | None, config: Path | None) -> dict[str, str]:
+    """Return the interpreters of backends from the flag, the environment and the file.
+
+    Raises:
+        UsageError: a value or the file cannot be used.
+    """
+    from search.spec import load_pythons
+
+    return load_pythons(backend_python or (), config)
 
 
 def existing(home: Path) -> Path:

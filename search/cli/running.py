@@ -64,6 +64,7 @@ def search(
     backend: options.Backend = None,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    backend_python: options.BackendPython = None,
     trials: Annotated[
         int | None, typer.Option(metavar="N", help="number of trials (default 60)", rich_help_panel=SPENDING)
     ] = None,
@@ -96,6 +97,7 @@ def search(
 
 def resume(
     search: options.Search,
+    backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -103,14 +105,16 @@ def resume(
     """Go on with a search that was interrupted, where it stopped."""
     from search import api
 
+    pythons = options.pythons_of(backend_python, config)
     with _progress(api.status(search, options.existing(home)).spec) as progress:
-        result = api.resume(search, home, progress)
+        result = api.resume(search, home, progress, pythons)
     return _finished(result)
 
 
 def reproduce(
     search: options.Search,
     trial: options.Trial,
+    backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -118,7 +122,8 @@ def reproduce(
     """Run one trial of a search again, in the foreground, with its logs."""
     from search import api, tables
 
-    result = api.reproduce(search, trial, options.existing(home), show=_logged)
+    pythons = options.pythons_of(backend_python, config)
+    result = api.reproduce(search, trial, options.existing(home), show=_logged, backend_python=pythons)
     payload = {"search": api.status(search, home).search, "trial": result.to_json()}
     return Reply(payload, lambda: tables.trials_table([result]), 0 if result.feasible else 4)
 

@@ -63,6 +63,7 @@ def _backends(reports: Sequence[BackendReport]) -> Table:
         mark = Text("usable", "green") if backend.usable else Text("no", "red")
         versions = ", ".join(f"{name} {version}" for name, version in sorted(backend.versions.items()))
         about = versions if backend.usable else backend.reason or ""
+        about = f"in {backend.python}: {versions}" if backend.usable and backend.python else about
         backends.add_row(backend.name, mark, Text(f"{about}\n").append(", ".join(backend.schemes), "dim"))
     return backends
 

@@ -110,3 +110,20 @@ def test_a_candidate_of_a_target_that_was_not_asked_for_is_illegal(both: JointSp
     candidate = next(both.candidates()).model_copy(update={"target": "cuda-sm90"})
     with pytest.raises(IllegalCandidateError, match="no target 'cuda-sm90'; it has cpu-avx2, cpu-arm64"):
         both.choices_of(candidate)
+
+
+def test_a_backend_in_an_interpreter_of_its_own_has_the_schemes_and_versions_of_that_one() -> None:
+    there = machine("cpu-avx2", without=("nncf",)).target.installed or {}
+    own = [
+        report.model_copy(update={"python": "/opt/bin/python", "installed": there | {"openvino": "99.1"}})
+        if report.name == "openvino" else report
+        for report in BIG.backends
+    ]  # fmt: skip
+
+    space = derive_space(a_profile(), BIG.target, capabilities=BIG.model_copy(update={"backends": tuple(own)}))
+
+    plain = derive_space(a_profile(), BIG.target, capabilities=BIG)
+    assert "static_int8" in plain.schemes["openvino"] and "static_int8" not in space.schemes["openvino"]
+    assert space.schemes["onnxruntime"] == plain.schemes["onnxruntime"]
+    assert space.target_of("openvino").version_of("openvino") == "99.1"
+    assert space.target_of("onnxruntime") == BIG.target

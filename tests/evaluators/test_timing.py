@@ -10,10 +10,12 @@ import numpy as np
 import psutil
 import pytest
 
+from evaluators.interpreter import this_interpreter
 from evaluators.jobs import Protocol
 from evaluators.timing.blocks import Block, LocalCalls, WarmUp
 from evaluators.timing.comparison import compare, levels_of, turns_of
 from evaluators.timing.contention import Usage, usage, waited_share
+from evaluators.timing.nursery import Nursery
 from evaluators.timing.sequence import Trace, bounds_of, summarize, time_bundle
 from evaluators.timing.stand import Stand, StandDiedError, StandRequest
 from tests.conftest import TINY
@@ -330,6 +332,31 @@ def test_a_stand_times_the_original_model_in_a_process_of_its_own() -> None:
     with Stand(StandRequest(workload=TINY, batch_size=2)) as stand:
         assert stand.warm_up().calls > 0
         assert len(stand.block(0.01).seconds) >= 1
+
+
+def test_a_nursery_makes_one_stand_after_the_other_in_fresh_processes(capfd: pytest.CaptureFixture[str]) -> None:
+    good, bad = StandRequest(workload=TINY, batch_size=2), StandRequest(workload=f"{os.devnull}.py:nothing")
+    pids = set()
+    with Nursery(this_interpreter()) as nursery:
+        for _ in range(2):
+            stand = nursery.stand(good)
+            assert stand.warm_up().calls > 0 and len(stand.block(0.01).seconds) >= 1
+            (program,) = [each for each in psutil.Process().children() if "evaluators.timing.nursery" in each.cmdline()]
+            (process,) = program.children()
+            pids.add(process.pid)
+            stand.close()
+        stand = nursery.stand(bad)
+        with pytest.raises(StandDiedError, match="WorkloadError"):
+            stand.warm_up()
+        stand.close()
+        stand = nursery.stand(good)
+        stand.warm_up()
+        (process,) = program.children()
+        process.kill()
+        with pytest.raises(StandDiedError, match="ended by itself"):
+            stand.block(0.01)
+    assert len(pids) == 2 and not program.is_running()
+    capfd.readouterr()
 
 
 def test_a_stand_that_cannot_load_says_why(capfd: pytest.CaptureFixture[str]) -> None:

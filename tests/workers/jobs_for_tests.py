@@ -62,7 +62,8 @@ def candidate(number: int = 0, **knobs: Any) -> Candidate:
 def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
     """Do what the job says, and answer with where and how it was done."""
     report_stage("act")
-    facts = {"clock": time.monotonic(), "pid": os.getpid(), "env": dict(os.environ), "modules": sorted(sys.modules)}
+    facts = {"clock": time.monotonic(), "pid": os.getpid(), "env": dict(os.environ), "modules": sorted(sys.modules),
+             "python": sys.executable, "path": sys.path}  # fmt: skip
     if isinstance(job, ProfileJob):
         act(job.workload, Path(job.home))
         facts["threads"] = len(os.listdir("/proc/self/task"))
