@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from evaluators import registry
-from evaluators.backends import inductor
+from evaluators.backends import eager, inductor
 from evaluators.backends.torch_device import (
     CUDA_GRAPHS,
     DeviceRunner,
@@ -376,6 +377,44 @@ def test_a_package_that_is_recorded_keeps_no_threads_apart(
     assert given == {"path": str(tmp_path / "model.pt2"), "run_single_threaded": graph}
     assert isinstance(runner, DeviceRunner)
     assert ("record" in stand.done) is graph
+
+
+# --- What is found when it is built; torch's device without memory stands for the one that is not there
+
+
+class Plain(torch.nn.Module):
+    def forward(self, numbers: Tensor) -> Tensor:
+        return numbers + torch.ones(3, device=numbers.device)
+
+
+class Astray(torch.nn.Module):
+    """Makes a tensor where the processor computes."""
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return numbers + torch.ones(3)
+
+
+def a_source(model: type[torch.nn.Module]) -> Any:
+    facts = SimpleNamespace(inputs=Structure(style="tensor", tensors=(NUMBERS,)))
+    return SimpleNamespace(profile=facts, module=model, example=lambda size: torch.ones(size, 3))
+
+
+def test_a_model_that_makes_tensors_elsewhere_is_refused_as_it_is_built(tmp_path: Path) -> None:
+    (tmp_path / "quantization.json").write_text('{"scheme": "fp32"}')
+    candidate = a_manifest(target="cpu-avx2").candidate
+
+    eager._try_on("meta", tmp_path, a_source(Plain), candidate)
+    with pytest.raises(UnsupportedError, match=r"the model does not run on meta: .*cpu.*device"):
+        eager._try_on("meta", tmp_path, a_source(Astray), candidate)
+
+
+def test_an_exported_program_takes_the_tensors_that_it_makes_along(tmp_path: Path) -> None:
+    program = torch.export.export(Astray(), (torch.ones(2, 3),))
+
+    moved = inductor.on_device(program, "meta").module()
+
+    assert moved(torch.ones(2, 3, device="meta")).device.type == "meta"
+    assert inductor.on_device(program, "cpu") is program
 
 
 # --- On a GPU
