@@ -1,5 +1,6 @@
 # make demo   install, then search a trained CNN on real images under a latency budget
 # make test   install, then run every test
+# make test-executorch   the tests that executorch adds, beside the others
 # make bare   one archive in dist/ that runs the evaluators on a machine with only torch and NumPy
 # make check  ruff, mypy --strict and the import contract
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 HOME_DIR ?= .paretune
 RUNTIMES := inductor,onnxruntime,openvino
 
-.PHONY: demo test check bench bare clean
+.PHONY: demo test test-executorch check bench bare clean
 
 demo: $(VENV)/.runtimes
 	$(BIN)/paretune search examples/images/workload.py:workload --home $(HOME_DIR) \
@@ -17,6 +18,11 @@ demo: $(VENV)/.runtimes
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Beside the environment, not in it: the space of every search would have one backend more. Its wheel asks for twenty
+# packages that nothing here imports.
+test-executorch: $(VENV)/.executorch
+	PYTHONPATH=$(CURDIR)/$(VENV)/executorch $(BIN)/python -m pytest -k executorch tests/evaluators tests/security
 
 bare: $(VENV)/.runtimes
 	$(BIN)/python scripts/make_bare.py dist
@@ -39,7 +45,12 @@ $(VENV)/.runtimes: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtimes
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,coreml,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,coreml,energy,dev]'
+	@touch $@
+
+$(VENV)/.executorch: $(VENV)/.dev
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps --upgrade \
+	  --target $(VENV)/executorch executorch ruamel.yaml
 	@touch $@
 
 clean:

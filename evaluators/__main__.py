@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from evaluators import registry
 from evaluators.candidate import Candidate, parse_candidate
+from evaluators.diagnosis.streams import STDERR, STDOUT, redirected
 from evaluators.errors import ParetuneError, UsageError
 from evaluators.jobs import JobResult, MeasureJob, PrepareJob, ProfileJob, Protocol
 from evaluators.run_job import run
@@ -20,16 +23,27 @@ from evaluators.workload import absolute_reference
 
 _WORKLOAD = "path/to/file.py:attribute or package.module:attribute"
 
+Answer = tuple[int, str]
+"""An exit code, and what goes to standard output."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0 if it succeeded, 2 if what was given cannot be used, 4 if the candidate or a case failed."""
+    """Run one command: 0 if it succeeded, 2 if what was given cannot be used, 4 if the candidate or a case failed.
+
+    Other errors have their own codes (``evaluators.errors``). Standard output holds the answer alone: what libraries
+    and user's code print goes to standard error.
+    """
     given = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = given.command
+    command: Callable[[argparse.Namespace], Answer] = given.command
     try:
-        return command(given)
+        with redirect_stdout(sys.stderr), redirected(STDOUT, STDERR):
+            code, answer = command(given)
     except (ParetuneError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code if isinstance(error, ParetuneError) else 2
+    if answer:
+        print(answer)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,35 +75,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(given: argparse.Namespace) -> int:
+def _measure(given: argparse.Namespace) -> Answer:
+    _require_torch()
     candidate = read_candidate(given.candidate)
     protocol = Protocol(percentile=given.percentile)
     answer = evaluate(absolute_reference(given.workload), candidate, _home(given), protocol)
     if answer.outcome is None:
         return _tell_problems(answer)
-    print(answer.outcome.model_dump_json(indent=2))
-    return 0 if answer.outcome.kind == "measured" else 4
+    return 0 if answer.outcome.kind == "measured" else 4, answer.outcome.model_dump_json(indent=2)
 
 
-def _profile(given: argparse.Namespace) -> int:
+def _profile(given: argparse.Namespace) -> Answer:
+    _require_torch()
     answer = run(ProfileJob(workload=absolute_reference(given.workload), home=_home(given)), _show)
     if answer.profile is None:
         return _tell_problems(answer)
-    print(answer.profile.model_dump_json(indent=2))
-    return 0
+    return 0, answer.profile.model_dump_json(indent=2)
 
 
-def _targets(given: argparse.Namespace) -> int:
+def _targets(given: argparse.Namespace) -> Answer:
     found = [
         {**target.to_json(), "device": target.device, "fingerprint": target.fingerprint,
          "backends": {name: backend.unusable(target) for name, backend in registry.backends().items()}}
         for target in probe_targets()
     ]  # fmt: skip
-    print(json.dumps({"schema_version": 1, "targets": found}, indent=2))
-    return 0
+    return 0, json.dumps({"schema_version": 1, "targets": found}, indent=2)
 
 
-def _conformance(given: argparse.Namespace) -> int:
+def _conformance(given: argparse.Namespace) -> Answer:
+    _require_torch()
     from evaluators.testing.suite import run_suite
 
     if given.backend is not None:
@@ -99,8 +113,13 @@ def _conformance(given: argparse.Namespace) -> int:
     rows = [{"case": f"{each.case} {each.check}", "status": each.status, "reason": each.reason,
              "seconds": round(each.seconds, 2)}
             for each in results]  # fmt: skip
-    print(json.dumps({"schema_version": 1, "results": rows}, indent=2) if given.json else table(rows))
-    return 4 if any(row["status"] == "failed" for row in rows) else 0
+    text = json.dumps({"schema_version": 1, "results": rows}, indent=2) if given.json else table(rows)
+    return 4 if any(row["status"] == "failed" for row in rows) else 0, text
+
+
+def _require_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(f"torch is not installed for {sys.executable}: pip install torch")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -151,12 +170,12 @@ def _home(given: argparse.Namespace) -> str:
     return str(Path(given.home).resolve())
 
 
-def _tell_problems(answer: JobResult) -> int:
+def _tell_problems(answer: JobResult) -> Answer:
     if answer.outcome is not None and answer.outcome.reason:
         print(f"error: {answer.outcome.reason}", file=sys.stderr)
     for problem in answer.problems:
         print(f"error: {problem.what}", file=sys.stderr)
-    return 2
+    return 2, ""
 
 
 def _show(stage: str) -> None:

@@ -1,5 +1,6 @@
 """The start of the archive that ``make_bare.py`` builds: unpack once to a private folder, and run evaluators there."""
 
+import importlib.util
 import os
 import shutil
 import stat
@@ -45,6 +46,8 @@ def unpacked(archive: Path) -> Path:
 def main() -> None:
     if tag() != TAG:
         sys.exit(f"error: this archive is for {TAG}, and this Python is {tag()}: build it there with make bare")
+    if importlib.util.find_spec("numpy") is None:
+        sys.exit(f"error: NumPy is not installed for {sys.executable}: pip install numpy")
     folder = unpacked(Path(sys.argv[0]).resolve())
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -33,14 +33,15 @@ def tag() -> str:
     return f"cp{sys.version_info.major}{sys.version_info.minor}-{system}"
 
 
-def contents() -> Iterator[tuple[str, Path]]:
-    """Yield every file of the archive's payload: where it goes, and where it is now."""
+def contents() -> Iterator[tuple[str, bytes]]:
+    """Yield every file of the archive's payload: where it goes, and what is in it."""
     for path in sorted((ROOT / "evaluators").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            yield path.relative_to(ROOT).as_posix(), path
+            yield path.relative_to(ROOT).as_posix(), path.read_bytes()
     own = metadata.distribution("paretune")
-    for name in ("METADATA", "entry_points.txt"):
-        yield f"paretune-{own.version}.dist-info/{name}", _located(own, name)
+    folder = f"paretune-{own.version}.dist-info"
+    yield f"{folder}/METADATA", _text(own, "METADATA", "PKG-INFO")
+    yield f"{folder}/entry_points.txt", _text(own, "entry_points.txt")
     for name in (*REQUIRED, *(name for name in OPTIONAL if _installed(name))):
         yield from _files(name)
 
@@ -51,8 +52,7 @@ def build(folder: Path) -> Path:
     archive = folder / f"paretune-evaluators-{tag()}.pyz"
     state = hashlib.sha256()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
-        for name, path in contents():
-            content = path.read_bytes()
+        for name, content in contents():
             state.update(f"{name}\0{len(content)}\0".encode() + content)
             packed.writestr(zipfile.ZipInfo(f"payload/{name}", FIXED_TIME), content, zipfile.ZIP_DEFLATED, 1)
         start = (Path(__file__).parent / "bare_start.py").read_text()
@@ -61,25 +61,25 @@ def build(folder: Path) -> Path:
     return archive
 
 
-def _files(distribution: str) -> Iterator[tuple[str, Path]]:
+def _files(distribution: str) -> Iterator[tuple[str, bytes]]:
     found = metadata.distribution(distribution)
     for file in found.files or ():
         path = Path(str(found.locate_file(file)))
         inside = ".." not in file.parts and not set(file.parts) & set(LEFT_OUT)
         if inside and path.is_file():
-            yield file.as_posix(), path
+            yield file.as_posix(), path.read_bytes()
 
 
 def _installed(distribution: str) -> bool:
     return any(metadata.distributions(name=distribution))
 
 
-def _located(distribution: metadata.Distribution, name: str) -> Path:
-    """Return the path of a file of a distribution's metadata."""
-    for file in distribution.files or ():
-        if file.name == name and file.parent.name.endswith(".dist-info"):
-            return Path(str(distribution.locate_file(file)))
-    raise SystemExit(f"paretune is not installed with its {name}: pip install --no-deps -e .")
+def _text(distribution: metadata.Distribution, *names: str) -> bytes:
+    """Return a file of a distribution's metadata by its name in a wheel, or by the one that it has in a source tree."""
+    for name in names:
+        if (found := distribution.read_text(name)) is not None:
+            return found.encode()
+    raise SystemExit(f"paretune is not installed with its {names[0]}: pip install --no-deps -e .")
 
 
 if __name__ == "__main__":

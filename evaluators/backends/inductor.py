@@ -97,7 +97,8 @@ class Inductor(Backend):
             require_target(manifest.candidate.target, "the package")
         torch.set_num_threads(manifest.candidate.runtime.threads)
         use_float_precision(manifest.candidate, device)
-        model = aoti_load_package(str(bundle / MODEL))
+        # What a package does to keep threads apart asks for events, which may not be done while a graph is recorded.
+        model = aoti_load_package(str(bundle / MODEL), run_single_threaded=graph)
         if device == "cpu":
             return InductorRunner(model, manifest)
         return DeviceRunner(lambda tensors: list(model(*tensors)), manifest, device, graph=graph)

@@ -132,13 +132,16 @@ def open_session(
     ``save`` is where the optimized graph is written; ``profile`` begins the name of a file with what is executed.
 
     Raises:
-        UnsupportedError: onnxruntime here does not have the provider, or falls back to another.
+        UnsupportedError: onnxruntime here does not have the provider, falls back to another, or the provider does not
+            compute in the candidate's precision.
     """
     import onnxruntime
 
     word = providers.provider_of(candidate)
     if word not in providers.PROVIDERS:
         raise UnsupportedError(f"there is no provider {word!r}; known are {', '.join(providers.PROVIDERS)}")
+    if (why := providers.refuse_precision(word, candidate)) is not None:
+        raise UnsupportedError(why)
     asked = providers.PROVIDERS[word]
     if asked not in (available := onnxruntime.get_available_providers()):
         raise UnsupportedError(f"onnxruntime here has no {asked}; it has {', '.join(available)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from evaluators.candidate import Candidate
 from evaluators.target import Target, device_of, versions
+from evaluators.target.nvidia import features_of
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -110,6 +111,22 @@ def offered(target: Target, distribution: str | None) -> tuple[str, ...]:
 def provider_of(candidate: Candidate) -> str:
     """Return our word for the provider that a candidate runs on: the one it names, else the first of its device."""
     return str(candidate.runtime.knobs.get("provider", _FOR_DEVICE[device_of(candidate.target)][0]))
+
+
+def refuse_precision(word: str, candidate: Candidate) -> str | None:
+    """Return why a provider cannot compute in a candidate's scheme, or None if it can.
+
+    TensorRT's has no setting for TF32, which its engines use wherever the GPU has it (onnxruntime issue 26029).
+    """
+    architecture = candidate.target.partition("-sm")[2]
+    if word != "tensorrt" or candidate.quantization.scheme != "fp32" or not architecture.isdigit():
+        return None
+    if "tf32" not in features_of(int(architecture)):
+        return None
+    return (
+        f"onnxruntime's TensorRT computes float32 in TF32 on {candidate.target} and cannot be told not to: "
+        "take the scheme tf32, or the provider cuda"
+    )
 
 
 def provider_settings(word: str, candidate: Candidate) -> dict[str, str]:

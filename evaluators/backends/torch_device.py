@@ -57,7 +57,8 @@ def with_graphs(manifest: Manifest, device: str) -> bool:
 def use_float_precision(candidate: Candidate, device: str) -> None:
     """Tell torch how products of float32 are computed on CUDA: fp32 means IEEE's, also where torch's default is TF32.
 
-    It is a setting of the process; on other devices nothing is set.
+    It is a setting of the process; on other devices nothing is set. torch's older settings are set with it: inductor
+    asks for them when it tunes, and torch raises an error where the two disagree.
     """
     if device != "cuda":
         return
@@ -65,6 +66,7 @@ def use_float_precision(candidate: Candidate, device: str) -> None:
 
     word = _PRECISION.get(candidate.quantization.scheme, "ieee")
     backends: Any = torch.backends
+    backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = word == "tf32"
     backends.cuda.matmul.fp32_precision = word
     backends.cudnn.conv.fp32_precision = word
     backends.cudnn.rnn.fp32_precision = word

@@ -91,16 +91,16 @@ def _work(events: list[dict[str, Any]]) -> tuple[float, str]:
 
 
 _KINDS = (
-    ("convolution", ("conv", "fprop", "implicit_gemm", "wgrad")),
-    ("linear", ("gemm", "_mm_", "matmul", "cutlass")),
-    ("attention", ("attention", "flash", "fmha")),
+    ("attention", ("attention", "flash_fwd", "fmha")),  # first: they are written with CUTLASS too
+    ("convolution", ("conv", "fprop", "implicit_gemm", "scudnn", "winograd")),
+    ("linear", ("gemm", "gemv", "nvjet", "matmul", "cutlass", "_mm_", "_addmm_", "_bmm_", "_baddbmm_")),
 )
 _PRECISIONS = (
-    ("fp8", ("e4m3", "e5m2", "f8")),
+    ("fp8", ("e4m3", "e5m2", "f8", "nvjet_qq")),
     ("int8", ("s8", "i8", "int8", "imma")),
-    ("bf16", ("bf16", "bfloat16")),
-    ("fp16", ("f16", "half", "h884", "h1688", "h16816", "hmma")),
-    ("fp32", ("f32", "sgemm", "float", "tf32")),
+    ("bf16", ("bf16", "bfloat16", "nvjet_tst")),
+    ("fp16", ("f16", "fp16", "half", "h884", "h1688", "h16816", "hmma", "nvjet_hsh")),
+    ("fp32", ("f32", "sgemm", "float", "scudnn", "s1688")),
 )
 
 

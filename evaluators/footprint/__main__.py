@@ -21,9 +21,10 @@ from evaluators import registry
 from evaluators.backends.base import Arrays, Backend
 from evaluators.bundle import open_bundle
 from evaluators.footprint.energy import Counter, EnergyMeter, packages
-from evaluators.footprint.gpus import device_memory_bytes, gpus_of, load_nvml, with_energy
+from evaluators.footprint.gpus import NOTHING, bytes_in_use, device_memory_bytes, gpus_of, load_nvml, with_energy
 from evaluators.footprint.measured import Footprint
 from evaluators.footprint.memory import peak_resident_bytes, resident_bytes
+from evaluators.target import device_of
 
 LEAST_CALLS, MOST_CALLS, ENOUGH_SECONDS = 3, 10, 1.0
 """Runtimes take the last of their memory in the first calls."""
@@ -50,6 +51,8 @@ def observe(bundle: Path, example: Path) -> Footprint:
     manifest = open_bundle(bundle, trusted=True)  # the job that asks has made or opened it
     backend = registry.backend(manifest.candidate.backend)
     batch = batch_of(example, manifest.candidate.batch_size)
+    nvml = load_nvml()
+    before = bytes_in_use(nvml) if nvml is not None and device_of(manifest.candidate.target) == "cuda" else NOTHING
     _import_runtime(backend)
     baseline = resident_bytes()
     runner = backend.load(bundle, manifest)
@@ -60,7 +63,7 @@ def observe(bundle: Path, example: Path) -> Footprint:
         runner.outputs(runner.run(prepared))
         calls += 1
     peak = peak_resident_bytes()
-    gpus = () if (nvml := load_nvml()) is None else gpus_of(os.getpid(), nvml)
+    gpus = () if nvml is None else gpus_of(os.getpid(), nvml, before)
     found, missing = packages()
     counters: tuple[Counter, ...] = (*found, *with_energy(gpus))
     return Footprint(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from evaluators.footprint import __main__ as program
 from evaluators.footprint.energy import EnergyMeter, Package, packages
-from evaluators.footprint.gpus import device_memory_bytes, gpus_of, with_energy
+from evaluators.footprint.gpus import bytes_in_use, device_memory_bytes, gpus_of, load_nvml, with_energy
+from tests.security import good
 
 RANGE_UJ = 262_143_328_850
 
@@ -90,9 +95,21 @@ class _NVMLError(Exception):
     """What NVML raises where a GPU does not support or permit a question."""
 
 
-def _nvml(processes: dict[int, list[tuple[int, int | None]] | None], energy_mj: Sequence[int] = ()) -> Any:
-    """Make a stand-in for NVML: for each GPU its processes as (id, bytes in use), None where it does not tell."""
+Processes = dict[int, list[tuple[int, int | None]] | None]
+MIB = 2**20
+
+
+def _nvml(processes: Processes, energy_mj: Sequence[int] = (), in_use: Sequence[int | None] = ()) -> Any:
+    """Make a stand-in for NVML: for each GPU its processes as (id, bytes in use), None where it does not tell.
+
+    ``in_use`` are the bytes in use on each GPU by whatever process.
+    """
     readings = iter(energy_mj)
+
+    def memory(handle: int) -> Any:
+        if (used := in_use[handle] if handle < len(in_use) else None) is None:
+            raise _NVMLError
+        return SimpleNamespace(total=80 * 2**30, free=80 * 2**30 - used, used=used)
 
     def running(handle: int) -> list[Any]:
         if (found := processes[handle]) is None:
@@ -110,6 +127,7 @@ def _nvml(processes: dict[int, list[tuple[int, int | None]] | None], energy_mj: 
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetName=lambda handle: "H200",
         nvmlDeviceGetComputeRunningProcesses=running,
+        nvmlDeviceGetMemoryInfo=memory,
         nvmlDeviceGetTotalEnergyConsumption=energy,
     )
 
@@ -135,3 +153,115 @@ def test_energy_of_gpus_and_packages_is_one_sum(powercap: Path) -> None:
 
 def test_a_gpu_that_counts_no_energy_is_left_out() -> None:
     assert with_energy(gpus_of(7, _nvml({0: [(7, 1)]}))) == ()
+
+
+def test_memory_is_that_of_the_process_whatever_library_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime and TensorRT have allocators of their own; torch's is not even loaded."""
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    gpus = gpus_of(7, _nvml({0: [(7, 300 * MIB), (7, 20 * MIB), (9, 5)]}))
+
+    assert device_memory_bytes(gpus) == 320 * MIB
+
+
+@pytest.mark.parametrize(("reserved", "needs"), [(0, 300), (200, 300), (900, 900)])
+def test_what_torch_once_took_and_gave_back_counts(reserved: int, needs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True, device_count=lambda: 1, max_memory_reserved=lambda index: reserved * MIB
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+
+    assert device_memory_bytes(gpus_of(7, _nvml({0: [(7, 300 * MIB)]}))) == needs * MIB
+
+
+def test_where_processes_are_not_told_what_was_taken_since_is_this_one_s() -> None:
+    """In a container with process ids of its own NVML lists nothing that this process could know itself by."""
+    before = {0: 1000 * MIB, 1: 500 * MIB}
+    gpus = gpus_of(7, _nvml({0: [], 1: [(40_123, 900 * MIB)]}, in_use=(1000 * MIB, 1400 * MIB)), before)
+
+    assert [gpu.name for gpu in gpus] == ["gpu-1 H200"]
+    assert device_memory_bytes(gpus) == 900 * MIB
+
+
+def test_a_driver_that_lists_the_process_without_its_memory_is_asked_for_the_growth() -> None:
+    nvml = _nvml({0: [(9, None)], 1: [(7, None)]}, in_use=(400 * MIB, 700 * MIB))
+
+    (gpu,) = gpus_of(7, nvml, {0: 0, 1: 200 * MIB})
+
+    assert (gpu.name, gpu.memory_bytes) == ("gpu-1 H200", 500 * MIB)
+
+
+def test_where_the_process_is_told_the_growth_of_others_is_not_its_own() -> None:
+    nvml = _nvml({0: [(7, 300 * MIB)], 1: [(9, 800 * MIB)]}, in_use=(400 * MIB, 800 * MIB))
+
+    assert device_memory_bytes(gpus_of(7, nvml, {0: 0, 1: 0})) == 300 * MIB
+
+
+@pytest.mark.parametrize("grown", [-50, 0, 8])
+def test_less_than_a_context_is_no_process(grown: int) -> None:
+    nvml = _nvml({0: []}, in_use=((100 + grown) * MIB,))
+
+    assert gpus_of(7, nvml, {0: 100 * MIB}) == ()
+
+
+def test_without_a_reading_from_before_nothing_is_guessed() -> None:
+    """A bundle for the processor runs beside GPUs that others use."""
+    assert gpus_of(7, _nvml({0: []}, in_use=(500 * MIB,))) == ()
+
+
+@pytest.mark.parametrize(("target", "needs"), [("cuda-sm90", 600 * MIB), ("cpu-avx2", None)])
+def test_a_bundle_of_any_runtime_has_its_device_memory(
+    target: str, needs: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container: beside a bundle for the processor somebody else may take memory of the GPU."""
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    in_use = [100 * MIB]
+    runner = SimpleNamespace(prepare=lambda batch: batch, run=lambda prepared: prepared, outputs=lambda raw: [])
+
+    def load(bundle: Path, manifest: Any) -> Any:
+        in_use[0] += 600 * MIB
+        return runner
+
+    good.onnx_bundle(tmp_path)
+    manifest = good.sealed(tmp_path, "onnxruntime")
+    candidate = manifest.candidate.model_copy(update={"target": target})
+    monkeypatch.setattr(program, "open_bundle", lambda folder, trusted: manifest.model_copy(
+        update={"candidate": candidate}))  # fmt: skip
+    monkeypatch.setattr(program.registry, "backend", lambda name: SimpleNamespace(requires=("numpy",), load=load))
+    monkeypatch.setattr(program, "load_nvml", lambda: _nvml({0: []}, in_use=in_use))
+    np.savez(tmp_path / "example.npz", input=np.zeros((1, 4), np.float32))
+
+    assert program.observe(tmp_path, tmp_path / "example.npz").device_memory_bytes == needs
+
+
+def test_a_gpu_that_tells_no_memory_is_left_out() -> None:
+    nvml = _nvml({0: [], 1: [], 2: []}, in_use=(600 * MIB, None, 700 * MIB))
+
+    assert bytes_in_use(nvml) == {0: 600 * MIB, 2: 700 * MIB}
+    assert [gpu.memory_bytes for gpu in gpus_of(7, nvml, {0: 0, 1: 0})] == [600 * MIB]
+
+
+def test_the_real_library_has_what_it_is_asked_for() -> None:
+    pynvml = pytest.importorskip("pynvml")
+
+    assert all(callable(getattr(pynvml, name)) for name in vars(_nvml({})) if name != "NVMLError")
+    assert issubclass(pynvml.NVMLError, Exception)
+    assert {name for name, _ in pynvml.c_nvmlMemory_t._fields_} == {"total", "free", "used"}
+    assert {"pid", "usedGpuMemory"} <= {name for name, _ in pynvml.c_nvmlProcessInfo_v3_t._fields_}
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has an NVIDIA driver")
+def test_without_a_driver_there_is_no_library() -> None:
+    assert load_nvml() is None
+
+
+@pytest.mark.gpu
+def test_a_gpu_in_use_is_found_with_its_memory() -> None:
+    torch = pytest.importorskip("torch")
+    if (nvml := load_nvml()) is None or not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU with nvidia-ml-py")
+    before = bytes_in_use(nvml)
+    held = torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
+
+    needs = device_memory_bytes(gpus_of(os.getpid(), nvml, before))
+
+    assert needs is not None and needs >= held.numel()
