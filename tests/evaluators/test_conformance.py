@@ -16,7 +16,7 @@ from evaluators.testing import computing
 from evaluators.testing.cases import Case, UnavailableError, cases, representatives, variations
 from evaluators.testing.fresh import run_fresh
 from evaluators.testing.probes import count_working
-from evaluators.testing.pytest_backends import BackendConformance, Record
+from evaluators.testing.pytest_backends import BackendConformance
 from evaluators.testing.suite import CHECKS, promised, run_check
 from evaluators.testing.summary import summarize
 
@@ -26,11 +26,6 @@ class TestBackends(BackendConformance):
     def backend(self, request: pytest.FixtureRequest) -> str:
         name: str = request.param
         return name
-
-    def test_every_declared_value_works(self, backend: str, home: Path, record_property: Record) -> None:
-        if backend == "inductor":
-            pytest.skip("it compiles for seconds per value; evaluators.testing.suite.run_suite('inductor') tries them")
-        super().test_every_declared_value_works(backend, home, record_property)
 
 
 @pytest.mark.parametrize("backend", sorted(promised()))
