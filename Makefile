@@ -1,6 +1,6 @@
 # make demo   install, then search a trained CNN on real images under a latency budget
 # make test   install, then run every test
-# make test-executorch   the tests that executorch adds, beside the others
+# make test-executorch   tests of executorch, which is installed beside the environment
 # make bare   one archive in dist/ that runs the evaluators on a machine with only torch and NumPy
 # make check  ruff, mypy --strict and the import contract
 
@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR ?= .paretune
 RUNTIMES := inductor,onnxruntime,openvino
+EXECUTORCH_TESTS := tests/evaluators/test_executorch.py tests/security/test_damaged.py
 
 .PHONY: demo test test-executorch check bench bare clean
 
@@ -22,7 +23,7 @@ test: $(VENV)/.dev
 # Beside the environment, not in it: the space of every search would have one backend more. Its wheel asks for twenty
 # packages that nothing here imports.
 test-executorch: $(VENV)/.executorch
-	PYTHONPATH=$(CURDIR)/$(VENV)/executorch $(BIN)/python -m pytest -k executorch tests/evaluators tests/security
+	PYTHONPATH=$(CURDIR)/$(VENV)/executorch $(BIN)/python -m pytest -k executorch $(EXECUTORCH_TESTS)
 
 bare: $(VENV)/.runtimes
 	$(BIN)/python scripts/make_bare.py dist

@@ -67,9 +67,10 @@ class ExecuTorch(Backend):
 
     def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
         from evaluators.diagnosis.executorch import Delegation, diagnosis
+        from evaluators.target import probe_target
 
         found = Delegation.model_validate_json((folder / DELEGATION).read_bytes())
-        return diagnosis(found, manifest.candidate.quantization.scheme)
+        return diagnosis(found, manifest.candidate.quantization.scheme, probe_target(manifest.candidate.target))
 
 
 def partitioners(candidate: Candidate) -> list[Any]:

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from evaluators.diagnosis.executed import CONVERSIONS, Executed, summarize
+from evaluators.diagnosis.executed import CONVERSIONS, Executed, executed_precisions, summarize
+from evaluators.diagnosis.instructions import offered_instructions
 from evaluators.frozen import Frozen
 from evaluators.outcome import Diagnosis
+from evaluators.target import Target
 
 _KINDS = {
     "convolution": "convolution", "conv1d": "convolution", "conv2d": "convolution", "linear": "linear",
@@ -84,8 +86,8 @@ def operator_name(node: Any) -> str:
     return matched.group(1) if matched else str(name)
 
 
-def diagnosis(found: Delegation, scheme: str) -> Diagnosis:
-    """Return the diagnosis, with the share of operators that no library took."""
+def diagnosis(found: Delegation, scheme: str, target: Target | None = None) -> Diagnosis:
+    """Return the diagnosis, with the share of operators that no library took; ``target`` is where they are computed."""
     executed = [Executed(item.kind, item.precision, item.library) for item in found.operators]
     left = Counter(operator.kind for operator in found.left if operator.kind not in CONVERSIONS)
     count, share = len(found.left), found.share_left
@@ -93,4 +95,7 @@ def diagnosis(found: Delegation, scheme: str) -> Diagnosis:
     if left:
         notes[0] += ": " + ", ".join(f"{name} ({count})" for name, count in left.most_common(8))
     asked = ("linear",) if scheme.startswith("dynamic") else ("convolution", "linear")
-    return summarize(executed, scheme, asked=asked, notes=notes)
+    if target is not None:
+        notes.append("XNNPACK does not tell its kernels' instructions; they are the best that the processor has")
+    instructions = None if target is None else offered_instructions(target, executed_precisions(executed))
+    return summarize(executed, scheme, asked=asked, instruction_set=instructions, notes=notes)

@@ -53,12 +53,14 @@ class ExecuTorchStaticInt8(Quantizer):
 
 
 class ExecuTorchDynamicInt8(Quantizer):
-    """int8 weights of linear layers; their inputs are quantized at every call. Needs no calibration."""
+    """int8 weights of linear layers, a scale for each output channel; their inputs are quantized at every call.
+
+    Needs no calibration. XNNPACK has no dynamic products for weights with one scale.
+    """
 
     scheme: ClassVar[str] = "dynamic_int8"
     backends: ClassVar[tuple[str, ...]] = _BACKENDS
     requires: ClassVar[tuple[str, ...]] = ("torchao",)
-    parameters: ClassVar[tuple[Parameter, ...]] = (_PER_CHANNEL,)
 
     def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
         if "Linear" not in profile.layers:
@@ -70,7 +72,7 @@ class ExecuTorchDynamicInt8(Quantizer):
         return not convolutional(profile)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
-        _quantize(source, folder, per_channel=bool(values["per_channel"]), dynamic=True)
+        _quantize(source, folder, per_channel=True, dynamic=True)
 
 
 def _quantize(source: SourceModel, folder: Path, *, per_channel: bool, dynamic: bool) -> None:

@@ -103,7 +103,10 @@ def representatives(backend: str | None = None) -> list[Case]:
 
 
 def variations(backend: str | None = None, workload: str = SETTINGS[0][0]) -> list[Case]:
-    """Return a case for every value of every quantizer's knobs and every backend's options, on one workload."""
+    """Return a case for every value of every quantizer's knobs and every backend's options, on one workload.
+
+    A value that is no choice for that workload is tried on the others (``computing.check_value``).
+    """
     found = []
     for case in cases(backend):
         if case.workload == workload:

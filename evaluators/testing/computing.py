@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluators.bundle import read_manifest
 from evaluators.testing.cases import (
+    SETTINGS,
     Case,
     NonconformingError,
     Outputs,
@@ -54,6 +55,17 @@ def check_parity(case: Case, home: Path) -> None:
     runner = load(bundle)
     found = [answer(runner, batch) for batch in inputs_of(case)]
     _check_outputs(case, bundle, found, original_outputs(case))
+
+
+def check_value(case: Case, home: Path) -> None:
+    """A value of a knob builds, and computes what the model computes, on the first workload that it is a choice for."""
+    reasons: list[str] = []
+    for workload, batch_size in (SETTINGS[0], *SETTINGS[:0:-1]):  # the last one builds faster than that before it
+        try:
+            return check_parity(replace(case, workload=workload, batch_size=batch_size), home)
+        except UnavailableError as error:
+            reasons.append(str(error))
+    raise UnavailableError(reasons[0])
 
 
 def _check_outputs(case: Case, bundle: Path, found: Sequence[Outputs], wanted: Sequence[Outputs]) -> None:

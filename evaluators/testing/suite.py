@@ -83,7 +83,7 @@ CHECKS: Mapping[str, Asked] = MappingProxyType({
     "integrity": Asked(processes.check_integrity, representatives),
     "unsupported": Asked(processes.check_unsupported, representatives),
     "time_limit": Asked(processes.check_time_limit, representatives),
-    "knobs": Asked(computing.check_parity, variations),
+    "knobs": Asked(computing.check_value, variations),
 })  # fmt: skip
 """Every check by name, in the order in which they are run."""
 

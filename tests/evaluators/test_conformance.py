@@ -12,10 +12,11 @@ from evaluators import registry
 from evaluators.errors import WorkloadError
 from evaluators.structure import Structure, TensorSpec
 from evaluators.target import probe_target
-from evaluators.testing.cases import Case, cases, representatives, variations
+from evaluators.testing import computing
+from evaluators.testing.cases import Case, UnavailableError, cases, representatives, variations
 from evaluators.testing.fresh import run_fresh
 from evaluators.testing.probes import count_working
-from evaluators.testing.pytest_backends import BackendConformance, Record
+from evaluators.testing.pytest_backends import BackendConformance
 from evaluators.testing.suite import CHECKS, promised, run_check
 from evaluators.testing.summary import summarize
 
@@ -25,11 +26,6 @@ class TestBackends(BackendConformance):
     def backend(self, request: pytest.FixtureRequest) -> str:
         name: str = request.param
         return name
-
-    def test_every_declared_value_works(self, backend: str, home: Path, record_property: Record) -> None:
-        if backend == "inductor":
-            pytest.skip("it compiles for seconds per value; evaluators.testing.suite.run_suite('inductor') tries them")
-        super().test_every_declared_value_works(backend, home, record_property)
 
 
 @pytest.mark.parametrize("backend", sorted(promised()))
@@ -60,6 +56,28 @@ def test_every_value_of_a_knob_has_a_case() -> None:
     tried = {(case.backend, case.scheme, case.knob[0]) for case in variations() if case.knob}
 
     assert declared <= tried
+
+
+def test_a_value_is_tried_on_the_first_workload_that_it_is_a_choice_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[str, int]] = []
+
+    def parity(case: Case, home: Path) -> None:
+        tried.append((case.workload, case.batch_size))
+        if case.workload not in offering:
+            raise UnavailableError(f"it is no choice for {case.workload}")
+
+    monkeypatch.setattr(computing, "check_parity", parity)
+    case = Case("inductor", "fp32", "images", 4, knob=("max_autotune", True))
+
+    offering = {"texts", "series"}
+    assert run_check("knobs", case, tmp_path).status == "passed"
+    assert tried == [("images", 4), ("series", 2)]
+
+    offering = set()
+    nowhere = run_check("knobs", case, tmp_path)
+    assert (nowhere.status, nowhere.reason) == ("unavailable", "it is no choice for images")
 
 
 def test_a_case_of_a_target_that_this_machine_lacks_says_so(tmp_path: Path) -> None:
