@@ -19,8 +19,9 @@ from workers.supervisor import Supervisor, run_profile
 
 
 def reproduce_trial(
-    record: SearchRecord, trial: TrialRecord, home: Path, show: Callable[[str], None], interpreters: Interpreters
-) -> TrialResult:
+    record: SearchRecord, trial: TrialRecord, home: Path, show: Callable[[str], None],
+    interpreters: Interpreters | None = None,
+) -> TrialResult:  # fmt: skip
     """Run ``trial``'s candidate under its search's settings, ``show`` its log, and return how it ended this time.
 
     A scratch ledger holds it, so the search's own records stay as they are; stages that were cached stay cached.
@@ -46,7 +47,7 @@ def reproduce_trial(
 
 def _run_again(
     sandbox: Sandbox, trial: TrialRecord, settings: TrialSettings, record: SearchRecord, home: Path,
-    show: Callable[[str], None], interpreters: Interpreters,
+    show: Callable[[str], None], interpreters: Interpreters | None,
 ) -> Outcome | None:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paretune-") as scratch:
         ledger = Ledger.at(Path(scratch))
