@@ -11,7 +11,15 @@ from evaluators.capabilities import BackendReport as BackendReport
 from evaluators.capabilities import capabilities_of, runtime_versions
 from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
-from evaluators.target import Target, default_target, devices_of, probe_problems, probe_target, probe_targets
+from evaluators.target import (
+    Target,
+    default_target,
+    devices_of,
+    probe_absent,
+    probe_problems,
+    probe_target,
+    probe_targets,
+)
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.sandbox import Sandbox
@@ -34,6 +42,7 @@ class DoctorReport(Frozen):
     Attributes:
         why: why ``target`` is the one that is meant where none is named.
         problems: what could not be asked of this machine, such as a driver that gives no answer.
+        absent: families of accelerators that it does not offer, and why.
         versions: of Python and of every library that results depend on.
     """
 
@@ -43,6 +52,7 @@ class DoctorReport(Frozen):
     why: str = ""
     targets: tuple[TargetReport, ...] = ()
     problems: tuple[str, ...] = ()
+    absent: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
 
 
@@ -67,7 +77,7 @@ def doctor() -> DoctorReport:
     chosen = next(report for report in targets if report.default)
     return DoctorReport(
         target=chosen.target, fingerprint=chosen.fingerprint, backends=chosen.backends, why=default.why,
-        targets=targets, problems=probe_problems(), versions=runtime_versions(),
+        targets=targets, problems=probe_problems(), absent=probe_absent(), versions=runtime_versions(),
     )  # fmt: skip
 
 
