@@ -124,7 +124,7 @@ def loading(name: str, path: Path, folder: Path) -> str:
 
     def milliseconds(kept: str) -> float:
         command = [sys.executable, "-c", _LOADING, str(path), kept]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     found = [(milliseconds(""), milliseconds(str(blob))) for _ in range(_FRESH)]
     return f"| {name} | {median(one for one, _ in found):.0f} | {median(two for _, two in found):.0f} |"
