@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from evaluators import registry
 from evaluators.bundle import opening
 from evaluators.bundle.manifest import Manifest
 from evaluators.candidate import Candidate
 from evaluators.errors import InfrastructureError
 from evaluators.structure import Structure, TensorSpec
 from evaluators.target import intel, probe, probe_processor
+from evaluators.testing.declaring import made_up
+from tests.search.factories import a_profile
 
 ARC = {"device": "GPU.0", "FULL_DEVICE_NAME": "Intel(R) Arc(TM) 140T GPU (16GB) (iGPU)",
        "DEVICE_ARCHITECTURE": "GPU: vendor=0x8086 arch=v12.74.4",
@@ -84,6 +87,16 @@ def test_the_kernel_shows_what_is_intels(tmp_path: Path) -> None:
 
     assert intel.in_kernel("xpu", tmp_path)
     assert not intel.in_kernel("npu", tmp_path)
+
+
+@pytest.mark.parametrize("backend", sorted(registry.backends()))
+@pytest.mark.parametrize("name", ["xpu-12_74_4", "npu-3720"])
+def test_every_backend_answers_for_intels_devices_and_only_openvino_serves_them(backend: str, name: str) -> None:
+    target = made_up(name).model_copy(update={"installed": {"openvino": "1", "onnx": "1", "onnxscript": "1"}})
+    item = registry.backend(backend)
+
+    assert (item.unusable(target) is None) == (backend == "openvino")
+    item.options_for(a_profile(), target)  # is asked of every backend for every target of a machine
 
 
 @pytest.fixture
