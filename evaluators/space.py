@@ -6,7 +6,7 @@ so no two of them can disagree, and a knob that makes no difference to a candida
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +43,11 @@ class Space:
         schemes: the quantizers by backend and scheme, in the order in which they are offered.
         recipes: which of them a practitioner would try first, by backend.
         knobs: the parameters of each (backend, scheme).
-        options: the runtime options of each backend.
+        options: the runtime options of each backend, at any batch size and number of threads.
         pruners: the pruners by structure; ``pruner_knobs`` their parameters.
         elsewhere: the target with other versions beside it, by backend that lives in an interpreter of its own.
+        threads: the numbers of threads of all backends but those that set their threads themselves.
+        own_threads: those; a candidate of theirs says ``threads`` 1.
     """
 
     target: Target
@@ -59,6 +61,7 @@ class Space:
     threads: tuple[int, ...]
     exclusions: tuple[Exclusion, ...] = field(default=())
     elsewhere: dict[str, Target] = field(default_factory=dict)
+    own_threads: frozenset[str] = frozenset()
 
     def target_of(self, backend: str) -> Target:
         """Return the target with the versions of what is installed beside a backend."""
@@ -83,10 +86,18 @@ class Space:
             knobs = ask_all(structure, self.pruner_knobs[structure])
             pruning = Pruning(structure=structure, amount=amount, **knobs)
         batch_size = int(ask("batch_size", _choice("batch_size", self.batch_sizes)))
-        threads = int(ask("threads", _choice("threads", self.threads)))
-        runtime = Runtime(threads=threads, **ask_all(backend, self.options[backend]))
+        threads = int(ask("threads", _choice("threads", self.threads_of(backend))))
+        runtime = Runtime(threads=threads, **ask_all(backend, self.options_given(backend, batch_size, threads)))
         return Candidate(target=self.target.name, backend=backend, quantization=quantization, pruning=pruning,
                          batch_size=batch_size, runtime=runtime)  # fmt: skip
+
+    def threads_of(self, backend: str) -> tuple[int, ...]:
+        """Return the numbers of threads that a backend can be given."""
+        return (1,) if backend in self.own_threads else self.threads
+
+    def options_given(self, backend: str, batch_size: int, threads: int) -> tuple[Parameter, ...]:
+        """Return the runtime options of a backend that make a difference at this batch size with so many threads."""
+        return registry.backend(backend).options_given(self.options[backend], batch_size, threads)
 
     def choices_of(self, candidate: Candidate) -> dict[str, Scalar]:
         """Return the choices that lead to ``candidate``, by name: what ``walk`` would have been told.
@@ -118,24 +129,27 @@ class Space:
         self, backend: str, scheme: str, batch_size: int, threads: int | None = None, **pruning: Any
     ) -> Candidate:
         """Return the known-good candidate of a backend and scheme: every knob at its default."""
-        return self._recipe(backend, scheme, batch_size, threads, defaults(self.options[backend]), **pruning)
+        return self._recipe(backend, scheme, batch_size, threads, {}, **pruning)
 
     def as_written(self, backend: str, batch_size: int, threads: int | None = None) -> Candidate:
         """Return the user's own fp32 model on ``backend``, run as the user wrote it."""
-        options = defaults(self.options[backend])
-        plain = {name: value for name, value in registry.backend(backend).as_written.items() if name in options}
-        return self._recipe(backend, "fp32", batch_size, threads, options | plain)
+        return self._recipe(backend, "fp32", batch_size, threads, registry.backend(backend).as_written)
 
     def _recipe(
-        self, backend: str, scheme: str, batch_size: int, threads: int | None, options: dict[str, Any], **pruning: Any
-    ) -> Candidate:
+        self, backend: str, scheme: str, batch_size: int, threads: int | None, chosen: Mapping[str, Scalar],
+        **pruning: Any,
+    ) -> Candidate:  # fmt: skip
+        offered = self.threads_of(backend)
+        count = threads if threads is not None and backend not in self.own_threads else offered[0]
+        options = defaults(self.options_given(backend, batch_size, count))
+        options |= {name: value for name, value in chosen.items() if name in options}
         return Candidate(
             target=self.target.name,
             backend=backend,
             quantization=Quantization(scheme=scheme, **defaults(self.knobs[backend, scheme])),
             pruning=Pruning(**pruning),
             batch_size=batch_size,
-            runtime=Runtime(threads=threads or self.threads[0], **options),
+            runtime=Runtime(threads=count, **options),
         )
 
     def candidates(self) -> Iterator[Candidate]:
@@ -154,12 +168,13 @@ class Space:
     @property
     def size(self) -> int:
         """The number of candidates."""
-        quantizations = sum(
-            _product(self.knobs[backend, scheme]) * _product(self.options[backend])
-            for backend, schemes in self.schemes.items() for scheme in schemes
-        )  # fmt: skip
         prunings = 1 + sum(len(self.amounts[s].values) * _product(self.pruner_knobs[s]) for s in self.amounts)
-        return quantizations * prunings * len(self.batch_sizes) * len(self.threads)
+        return prunings * sum(
+            sum(_product(self.knobs[backend, scheme]) for scheme in schemes)
+            * sum(_product(self.options_given(backend, batch_size, threads))
+                  for batch_size in self.batch_sizes for threads in self.threads_of(backend))
+            for backend, schemes in self.schemes.items()
+        )  # fmt: skip
 
     def dimensions(self) -> list[tuple[str, Parameter]]:
         """Return every choice of the tree by name, those with a single value included."""
@@ -174,8 +189,12 @@ class Space:
             found.append((f"{structure}.amount", amount))
             found += [(f"{structure}.{knob.name}", knob) for knob in self.pruner_knobs[structure]]
         found.append(("batch_size", _choice("batch_size", self.batch_sizes)))
-        found.append(("threads", _choice("threads", self.threads)))
+        found.append(("threads", _choice("threads", self._all_threads)))
         return found
+
+    @property
+    def _all_threads(self) -> tuple[int, ...]:
+        return (1,) if self.own_threads >= self.schemes.keys() else self.threads
 
 
 class _Walk:
@@ -221,7 +240,7 @@ def derive_space(
         if only_backends and name not in only_backends:
             continue
         unusable = capabilities.unusable(name) if capabilities else backend.unusable(target)
-        if (why := unusable or backend.refuse(profile)) is not None:
+        if (why := unusable or backend.refuse(profile) or _refused_threads(backend, target, threads)) is not None:
             if only_backends:
                 raise UsageError(f"backend {name} was asked for but cannot be used: {why}")
             exclusions.append(Exclusion(what=name, why=why))
@@ -251,6 +270,15 @@ def derive_space(
         threads=(threads,) if threads else thread_counts(target.cores),
         exclusions=tuple(exclusions),
         elsewhere=elsewhere,
+        own_threads=frozenset(name for name in schemes if target.device in registry.backend(name).own_threads),
+    )
+
+
+def _refused_threads(backend: Backend, target: Target, threads: int | None) -> str | None:
+    if threads in (None, 1) or target.device not in backend.own_threads:
+        return None
+    return (
+        f"{backend.name} sets its threads itself on {target.name}: ask for 1 thread instead of {threads}, or for none"
     )
 
 

@@ -13,7 +13,15 @@ from evaluators.capabilities import BackendReport as BackendReport
 from evaluators.capabilities import runtime_versions
 from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
-from evaluators.target import Target, default_target, devices_of, probe_problems, probe_target, probe_targets
+from evaluators.target import (
+    Target,
+    default_target,
+    devices_of,
+    probe_absent,
+    probe_problems,
+    probe_target,
+    probe_targets,
+)
 from workers.interpreters import Interpreters, open_interpreters
 from workers.lease import Cancellation
 from workers.ledger import Ledger
@@ -37,6 +45,7 @@ class DoctorReport(Frozen):
     Attributes:
         why: why ``target`` is the one that is meant where none is named.
         problems: what could not be asked of this machine, such as a driver that gives no answer.
+        absent: families of accelerators that it does not offer, and why.
         versions: of Python and of every library that results depend on.
     """
 
@@ -46,6 +55,7 @@ class DoctorReport(Frozen):
     why: str = ""
     targets: tuple[TargetReport, ...] = ()
     problems: tuple[str, ...] = ()
+    absent: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
 
 
@@ -76,7 +86,7 @@ def doctor(backend_python: Mapping[str, str] = MappingProxyType({})) -> DoctorRe
     chosen = next(report for report in targets if report.default)
     return DoctorReport(
         target=chosen.target, fingerprint=chosen.fingerprint, backends=chosen.backends, why=default.why,
-        targets=targets, problems=probe_problems(), versions=runtime_versions(),
+        targets=targets, problems=probe_problems(), absent=probe_absent(), versions=runtime_versions(),
     )  # fmt: skip
 
 

@@ -40,12 +40,13 @@ class Backend(ABC):
 
     Attributes:
         name: the word used in candidates.
-        devices: torch's words for the devices of the targets that it serves: ``cpu``, ``cuda``, ``mps``.
+        devices: words for the devices of the targets that it serves (``evaluators.target.DEVICES``): ``cpu``, ``cuda``.
         requires: distributions that must be installed.
         extra: the extra of ``pip install 'paretune[extra]'`` that brings them.
         options: runtime options besides ``threads``, each a dimension of the space; applied by ``load``.
         quantizers: quantizers that come with the backend, besides those with an entry point of their own.
         as_written: values of options that run the user's module just as the user wrote it.
+        own_threads: devices on which the runtime sets its threads itself, so that only ``threads`` 1 is a candidate.
         threads_at_build: whether ``build`` bakes the number of threads into the bundle.
         options_at_build: names of the options that ``build`` bakes into the bundle.
         builds_anywhere: whether ``build`` works on a machine that is not the target.
@@ -60,6 +61,7 @@ class Backend(ABC):
     options: ClassVar[tuple[Parameter, ...]] = ()
     quantizers: ClassVar[tuple[type[Quantizer], ...]] = ()
     as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({})
+    own_threads: ClassVar[tuple[str, ...]] = ()
     threads_at_build: ClassVar[bool] = False
     options_at_build: ClassVar[tuple[str, ...]] = ()
     builds_anywhere: ClassVar[bool] = False
@@ -85,6 +87,10 @@ class Backend(ABC):
     def options_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         """Return the options that make a difference to this model; the others are no part of the space."""
         return self.options
+
+    def options_given(self, options: tuple[Parameter, ...], batch_size: int, threads: int) -> tuple[Parameter, ...]:
+        """Return which of ``options`` make a difference at this batch size with so many threads."""
+        return options
 
     @abstractmethod
     def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:

@@ -32,13 +32,14 @@ _UNITS = Choice(
 class CoreMl(Backend):
     """Builds from ``recipe.json``; the bundle is an ML program with its batch size fixed, as ``model.mlpackage``.
 
-    Core ML sets the number of threads itself and lets nobody else set it, so only ``threads`` 1 is a candidate.
+    Core ML sets the number of threads itself and lets nobody else set it.
     """
 
     name: ClassVar[str] = "coreml"
     devices: ClassVar[tuple[str, ...]] = ("mps", "cpu")
     requires: ClassVar[tuple[str, ...]] = ("coremltools",)
     extra: ClassVar[str] = "coreml"
+    own_threads: ClassVar[tuple[str, ...]] = ("mps", "cpu")
     options: ClassVar[tuple[Parameter, ...]] = (_UNITS,)
     builds_anywhere: ClassVar[bool] = True
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluators.candidate import Candidate
-from evaluators.target import Target, device_of, versions
+from evaluators.target import Target, device_of, probe_processor
 from evaluators.target.nvidia import features_of
 
 PROVIDERS = {
@@ -97,7 +97,7 @@ def read_landing(events: Sequence[dict[str, Any]], asked: str) -> Landing:
 
 def installed_distribution() -> str | None:
     """Return the name of the distribution of onnxruntime that is installed here; only one can be."""
-    return next((name for name in _OF_DISTRIBUTION if versions(name)), None)
+    return next((name for name in _OF_DISTRIBUTION if probe_processor().version_of(name)), None)
 
 
 def offered(target: Target, distribution: str | None) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def offered(target: Target, distribution: str | None) -> tuple[str, ...]:
     built = _OF_DISTRIBUTION.get(distribution or "", ())
     if distribution == "onnxruntime" and target.system.startswith("Darwin"):
         built = (*built, "coreml")
-    return tuple(word for word in _FOR_DEVICE[target.device] if word in built)
+    return tuple(word for word in _FOR_DEVICE.get(target.device, ()) if word in built)
 
 
 def provider_of(candidate: Candidate) -> str:

@@ -10,7 +10,7 @@ from evaluators.bundle.formats import Content, content_of
 from evaluators.bundle.manifest import MANIFEST, MOST_BYTES, Manifest, parse_manifest
 from evaluators.bundle.tree import file_hashes, hash_of, listed_files, open_file
 from evaluators.errors import IntegrityError, TargetMismatchError
-from evaluators.target import Target, known_by_name, probe_targets
+from evaluators.target import Target, known_by_name, probe_processor, probe_targets
 
 
 def write_manifest(folder: Path, **fields: Any) -> Manifest:
@@ -46,7 +46,7 @@ def open_bundle(
             f"bundle {folder} runs code of its own: {content.runs}. If whoever built it told you that its digest is "
             f"{manifest.digest}, say so with --trust {manifest.digest}"
         )
-    if (why := why_not_here(manifest, probe_targets() if targets is None else targets)) is not None:
+    if (why := why_not_here(manifest, _own_targets(manifest) if targets is None else targets)) is not None:
         if not content.portable:
             raise TargetMismatchError(
                 f"bundle {folder} {why}; its files are compiled for that one: build it again here"
@@ -93,6 +93,12 @@ def why_not_here(manifest: Manifest, targets: Sequence[Target]) -> str | None:
 def size_bytes(folder: Path) -> int:
     """Return the bytes on disk of everything a deployment ships."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+
+
+def _own_targets(manifest: Manifest) -> Sequence[Target]:
+    """Return what this machine offers; the processor alone where that is the bundle's: it is read without a program."""
+    processor = (probe_processor(),)
+    return processor if why_not_here(manifest, processor) is None else probe_targets()
 
 
 def _read(folder: Path) -> Manifest:

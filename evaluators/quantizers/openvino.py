@@ -1,20 +1,22 @@
-"""Quantizers in the OpenVINO form, ``model.xml`` and ``model.bin``: float, bfloat16, and NNCF's static int8."""
+"""Quantizers in the OpenVINO form, ``model.xml`` and ``model.bin``: float in three widths, and NNCF's static int8."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from evaluators.backends.openvino_settings import FLOAT_PRECISION
 from evaluators.candidate import Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
-from evaluators.quantizers.traits import BFLOAT16, multiplies_bfloat16, saturates, transformer
+from evaluators.quantizers.traits import BFLOAT16, FLOAT16, multiplies_bfloat16, saturates, transformer
 from evaluators.source import SourceModel
 from evaluators.stages.export import positional
 from evaluators.target import Target
@@ -22,23 +24,48 @@ from evaluators.target import Target
 MODEL = "model.xml"
 _BACKENDS = ("openvino",)
 _MOST_EXAMPLES = 256
+_NNCF_DEVICES = {"cpu": "ANY", "xpu": "GPU", "npu": "NPU"}
 
 
-class OpenVinoFloat32(Quantizer):
-    """The float model as it was exported."""
+class _OpenVino(Quantizer):
+    """What all schemes have in common: an NPU takes inputs of one shape only."""
+
+    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+
+    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
+        if target.device == "npu" and profile.inputs.varies:
+            return "an NPU takes inputs of one shape only, and those of the model vary"
+        return super().refuse(profile, target)
+
+
+class OpenVinoFloat32(_OpenVino):
+    """The float model as it was exported. NPUs have no float32."""
 
     scheme: ClassVar[str] = "fp32"
-    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "xpu")
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         _save(_converted(source), folder)
 
 
-class OpenVinoBfloat16(Quantizer):
+class OpenVinoFloat16(_OpenVino):
+    """Computed and stored in float16."""
+
+    scheme: ClassVar[str] = "fp16"
+    needs: ClassVar[tuple[str, ...]] = FLOAT16
+
+    def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
+        _save(_converted(source), folder, half=True)
+
+    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
+        return target.device != "cpu"
+
+
+class OpenVinoBfloat16(_OpenVino):
     """Computed in bfloat16; weights are stored in float16, from which the runtime makes bfloat16 when it loads them."""
 
     scheme: ClassVar[str] = "bf16"
-    backends: ClassVar[tuple[str, ...]] = _BACKENDS
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
     needs: ClassVar[tuple[str, ...]] = BFLOAT16
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
@@ -48,16 +75,29 @@ class OpenVinoBfloat16(Quantizer):
         return multiplies_bfloat16(target)
 
 
-class OpenVinoStaticInt8(Quantizer):
+class OpenVinoStaticInt8(_OpenVino):
     """int8 weights and activations by NNCF; the ranges of the activations come from calibration data."""
 
     scheme: ClassVar[str] = "static_int8"
-    backends: ClassVar[tuple[str, ...]] = _BACKENDS
     requires: ClassVar[tuple[str, ...]] = ("nncf",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("preset", ("mixed", "performance"), "mixed", "activations with an offset where it helps, or never"),
         Choice("range", ("mean", "minmax", "quantile"), "mean", "how an activation's range is chosen over the batches"),
+        FLOAT_PRECISION,
     )
+
+    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
+        if target.device != "cpu" and not target.has("int8"):
+            return f"{target.name} does not multiply int8"
+        return super().refuse(profile, target)
+
+    def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
+        """What is not quantized is computed in float32 on processors and in float16 elsewhere, unless there is more."""
+        offered = float_precisions(target)
+        *own, precision = self.parameters
+        if len(offered) == 1 or not isinstance(precision, Choice):
+            return tuple(own)
+        return (*own, replace(precision, values=offered, default=offered[0]))
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import nncf
@@ -74,6 +114,7 @@ class OpenVinoStaticInt8(Quantizer):
                 nncf.Dataset(batches),
                 preset=presets[str(values["preset"])],
                 subset_size=len(batches),
+                target_device=nncf.TargetDevice[_NNCF_DEVICES[source.target.device]],
                 model_type=nncf.ModelType.TRANSFORMER if transformer(source.profile) else None,
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.FIRST_LAYER if saturates(source.target) else OverflowFix.DISABLE,
@@ -83,6 +124,16 @@ class OpenVinoStaticInt8(Quantizer):
         if not any(operator.get_type_name() == "FakeQuantize" for operator in quantized.get_ops()):
             raise UnsupportedError("nncf found no operator in the model that it can quantize")
         _save(quantized, folder)
+
+
+def float_precisions(target: Target) -> tuple[str, ...]:
+    """Return OpenVINO's words for the floats that a target computes in beside int8, the known-good one first."""
+    if target.device == "npu":
+        return ("f16",)
+    if target.device == "xpu":
+        return ("f16", "f32")
+    found = [word for word, needs in (("bf16", BFLOAT16), ("f16", FLOAT16)) if any(target.has(each) for each in needs)]
+    return ("f32", *found)
 
 
 def _converted(source: SourceModel) -> Any:

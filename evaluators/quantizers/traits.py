@@ -8,6 +8,9 @@ from evaluators.target import Target
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 """Processor features, any one of which multiplies bfloat16; without them it is emulated."""
 
+FLOAT16 = ("fp16", "avx512_fp16")
+"""Features, any one of which multiplies float16."""
+
 _ATTENTION_LIKE = ("LayerNorm", "RMSNorm", "MultiheadAttention", "Attention")
 
 

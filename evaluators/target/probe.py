@@ -7,10 +7,16 @@ from functools import cache
 
 from evaluators.errors import InfrastructureError, UsageError
 from evaluators.frozen import Frozen
-from evaluators.target import amd, apple, nvidia
+from evaluators.target import amd, apple, intel, nvidia
 from evaluators.target.processor import read_processor
 from evaluators.target.software import torch_devices
 from evaluators.target.values import Accelerator, Target, device_of
+
+_ABSENT = {
+    "cuda": "no driver of NVIDIA's answers (nvidia-smi is not on PATH, or shows no GPU)",
+    "rocm": "the kernel shows no GPU that ROCm can use (/sys/class/kfd)",
+    "apple": "this is no Mac with a chip of Apple's",
+}
 
 
 class DefaultTarget(Frozen):
@@ -27,6 +33,7 @@ class _Found:
     targets: tuple[Target, ...]
     devices: dict[str, tuple[str, ...]]
     problems: tuple[str, ...]
+    absent: dict[str, str]
 
 
 def probe_target(name: str | None = None) -> Target:
@@ -66,13 +73,20 @@ def probe_problems() -> tuple[str, ...]:
     return _accelerators().problems
 
 
+def probe_absent() -> dict[str, str]:
+    """Say of each family of accelerators that this machine does not offer, why."""
+    return dict(_accelerators().absent)
+
+
 def devices_of(target: str) -> tuple[str, ...]:
     """Return the devices of this machine that are of a target: ``("cuda:0", "cuda:1")``; ``("cpu",)`` for processors.
+
+    Those of Intel's are in OpenVINO's words: ``("GPU.0",)``.
 
     Raises:
         UsageError: no target has such a name.
     """
-    if (device := device_of(target)) != "cuda":
+    if (device := device_of(target)) in ("cpu", "mps"):
         return (device,)
     return _accelerators().devices.get(target, ())
 
@@ -101,7 +115,7 @@ def choose_default(offered: tuple[Target, ...], built_for: dict[str, str]) -> De
 
 @cache
 def _accelerators() -> _Found:
-    """Ask for NVIDIA's, AMD's and Apple's; GPUs of one class are one target with several devices."""
+    """Ask for NVIDIA's, AMD's, Apple's and Intel's; GPUs of one class are one target with several devices."""
     processor, problems = probe_processor(), list[str]()
     try:
         gpus = nvidia.read_gpus()
@@ -119,7 +133,12 @@ def _accelerators() -> _Found:
             devices[name] = (*devices.get(name, ()), device)
         elif known.accelerator is not None:
             problems.append(f"{device}, {accelerator.name}, is left out: {name} is {known.accelerator.name} here")
-    return _Found(tuple(targets.values()), devices, tuple(problems))
+    ours = intel.read_devices()
+    for item in ours.devices:
+        update = {"name": item.target, "features": item.features, "accelerator": item.accelerator}
+        targets[item.target], devices[item.target] = processor.model_copy(update=update), (item.device,)
+    absent = {family: why for family, why in _ABSENT.items() if not any(name.startswith(family) for name in targets)}
+    return _Found(tuple(targets.values()), devices, (*problems, *ours.problems), absent | ours.absent)
 
 
 def target_of(name: str, accelerator: Accelerator, processor: Target) -> Target:

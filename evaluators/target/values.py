@@ -7,12 +7,12 @@ from importlib import metadata
 from evaluators.errors import UsageError
 from evaluators.frozen import Frozen, digest
 
-DEVICES = {"cpu": "cpu", "cuda": "cuda", "rocm": "cuda", "apple": "mps"}
-"""What torch calls the device of a target, by the first word of the target's name."""
+DEVICES = {"cpu": "cpu", "cuda": "cuda", "rocm": "cuda", "apple": "mps", "xpu": "xpu", "npu": "npu"}
+"""What torch calls the device of a target, by the first word of the target's name; Intel's NPUs it does not know."""
 
 
 def device_of(target: str) -> str:
-    """Return torch's word for the device of a target: ``cpu``, ``cuda`` (of AMD's too) or ``mps``.
+    """Return torch's word for the device of a target: ``cpu``, ``cuda`` (of AMD's too), ``mps``, ``xpu``; or ``npu``.
 
     Raises:
         UsageError: no target has such a name.
@@ -51,7 +51,7 @@ class Target(Frozen):
 
     @property
     def device(self) -> str:
-        """What torch calls the device: ``cpu``, ``cuda`` or ``mps``."""
+        """What torch calls the device: ``cpu``, ``cuda``, ``mps``, ``xpu``; or ``npu``."""
         return device_of(self.name)
 
     @property

@@ -111,9 +111,12 @@ def variations(backend: str | None = None, workload: str = SETTINGS[0][0]) -> li
     for case in cases(backend):
         if case.workload == workload:
             knobs = list(registry.quantizers()[case.backend, case.scheme].parameters)
-            if case.scheme == "fp32":
-                knobs += registry.backend(case.backend).options
             found += [replace(case, knob=(knob.name, value)) for knob in knobs for value in _tried(knob)]
+            if case.scheme == "fp32":
+                declared = registry.backend(case.backend)
+                for option in declared.options:  # some make a difference with several threads only
+                    threads = 1 if option in declared.options_given((option,), case.batch_size, 1) else 2
+                    found += [replace(case, knob=(option.name, each), threads=threads) for each in _tried(option)]
     return found
 
 
@@ -154,6 +157,7 @@ def candidate_of(case: Case, profile: WorkloadProfile) -> Candidate:
     for owner, parameters in ((f"{case.backend} {case.scheme}", knobs), (case.backend, options)):
         if (odd := check_values(parameters, defaults(parameters), owner)) is not None:
             raise NonconformingError(odd)
+    options = backend.options_given(options, case.batch_size, case.threads)
     values, runtime = defaults(knobs), defaults(options)
     if case.knob is not None:
         name, value = case.knob

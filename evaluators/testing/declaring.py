@@ -19,7 +19,7 @@ from evaluators.testing.cases import Case, NonconformingError, profile_of, schem
 from evaluators.testing.fresh import fresh_folder, run_fresh
 
 TIMEOUT_S = 60.0
-DEVICES = {"cpu": "cpu-made-up", "cuda": "cuda-sm90", "mps": "apple-m2"}
+DEVICES = {"cpu": "cpu-made-up", "cuda": "cuda-sm90", "mps": "apple-m2", "xpu": "xpu-12_71_4", "npu": "npu-3720"}
 """A target of each device, to ask a backend about."""
 
 
@@ -29,7 +29,9 @@ def check_declared(case: Case, home: Path) -> None:
     if case.backend != backend.name or "fp32" not in schemes_of(case.backend):
         raise NonconformingError("it has no quantizer for fp32, which baselines and references need")
     if odd := sorted(set(backend.devices) - set(DEVICES)) or not backend.devices:
-        raise NonconformingError(f"devices are {backend.devices}, {odd} among them; torch's words are {list(DEVICES)}")
+        raise NonconformingError(f"devices are {backend.devices}, {odd} among them; known are {list(DEVICES)}")
+    if odd := sorted(set(backend.own_threads) - set(backend.devices)):
+        raise NonconformingError(f"it sets its threads itself on {odd[0]}, and serves {', '.join(backend.devices)}")
     values = {**defaults(backend.options), **backend.as_written}
     if (why := check_values(backend.options, values, f"{case.backend}.as_written")) is not None:
         raise NonconformingError(why)

@@ -37,6 +37,8 @@ def doctor(report: DoctorReport) -> RenderableType:
             ]
     for problem in report.problems:
         parts += ["", Text("problem: ", "bold red").append(problem, "default")]
+    if report.absent:
+        parts += ["", *(Text(f"no {family}-… target: {why}", "dim") for family, why in sorted(report.absent.items()))]
     if report.versions:
         installed = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
         parts += ["", Text(installed, "dim")]

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluators import registry
+from evaluators.backends.eager import Eager
 from evaluators.candidate import Candidate, Pruning
 from evaluators.errors import IllegalCandidateError, UsageError
 from evaluators.space import Space, derive_space, thread_counts
-from evaluators.target import probe_target
+from evaluators.target import Target, probe_target
 from tests.search.factories import a_profile
 
 
@@ -74,3 +76,51 @@ def test_one_alignment_only_leaves_out_what_makes_no_difference() -> None:
     assert values == [(8,)]
     prunings = {c.pruning for c in itertools.islice(space.candidates(), 5000)}
     assert all(p.knobs["alignment"] == 8 for p in prunings if p.structure == "channel")
+
+
+class SetsItsThreads(Eager):
+    """A backend that sets its threads itself."""
+
+    name = "sets-its-threads"
+    own_threads = ("cpu",)
+
+
+@pytest.fixture
+def one_that_sets_its_threads(monkeypatch: pytest.MonkeyPatch) -> str:
+    known = {**registry.backends(), SetsItsThreads.name: SetsItsThreads()}
+    quantizers = registry.quantizers()
+    monkeypatch.setattr(registry, "backends", lambda: known)
+    monkeypatch.setattr(
+        registry, "quantizers", lambda: quantizers | {(SetsItsThreads.name, "fp32"): quantizers["eager", "fp32"]}
+    )
+    return SetsItsThreads.name
+
+
+def test_a_backend_that_sets_its_threads_itself_is_offered_one_number_of_them(one_that_sets_its_threads: str) -> None:
+    target = probe_target().model_copy(update={"cores": 4})
+    space = derive_space(a_profile(), target, only_backends=["eager", one_that_sets_its_threads], batch_sizes=[1])
+
+    threads = {
+        name: {each.runtime.threads for each in space.candidates() if each.backend == name} for name in space.schemes
+    }
+
+    assert threads == {"eager": {1, 2, 4}, one_that_sets_its_threads: {1}}
+    assert space.size == len({each.hash for each in space.candidates()})
+    assert space.as_written(one_that_sets_its_threads, 1, threads=4).runtime.threads == 1
+    assert space.as_written("eager", 1, threads=4).runtime.threads == 4
+
+
+def test_a_backend_that_sets_its_threads_itself_is_left_out_where_others_are_asked_for(
+    one_that_sets_its_threads: str,
+) -> None:
+    space = _space(threads=2)
+    assert one_that_sets_its_threads not in space.schemes
+    assert any("ask for 1 thread instead of 2" in item.why for item in space.exclusions)
+    assert one_that_sets_its_threads in _space(threads=1).schemes
+
+
+def test_core_ml_is_offered_one_number_of_threads() -> None:
+    mac = Target(name="apple-m2", processor="Apple M2", features=("fp16",), cores=8, memory_bytes=2**34,
+                 system="Darwin arm64", installed={"coremltools": "9.0", "torch": "2.13.0"})  # fmt: skip
+    space = derive_space(a_profile(), mac, batch_sizes=[1])
+    assert (space.threads_of("coreml"), space.threads_of("eager")) == ((1,), (1, 2, 4, 8))

@@ -22,6 +22,7 @@ from evaluators.target import (
     devices_of,
     environment,
     environment_of,
+    intel,
     nvidia,
     probe,
     probe_processor,
@@ -175,6 +176,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(nvidia, "_SECONDS", 1.0)
     monkeypatch.setattr(amd, "KFD", tmp_path / "none")
+    monkeypatch.setattr(intel, "read_devices", intel.IntelDevices)
     probe._accelerators.cache_clear()
     yield tmp_path
     probe._accelerators.cache_clear()

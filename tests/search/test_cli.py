@@ -511,6 +511,7 @@ def test_doctor_shows_every_target_and_what_could_not_be_asked(run: Run, api: Fa
     api.answer = DoctorReport(
         target=a_target(), fingerprint=a_target().fingerprint, backends=(eager,), why="torch here is not built for it",
         targets=reports, problems=("nvidia-smi gave no answer within 20 s",), versions={"numpy": "2.4.6"},
+        absent={"npu": "this machine shows no NPU of Intel's"},
     )  # fmt: skip
 
     said = " ".join(run("doctor").out.split())
@@ -519,6 +520,7 @@ def test_doctor_shows_every_target_and_what_could_not_be_asked(run: Run, api: Fa
     assert "cuda-sm89 (named with --target) accelerator NVIDIA L4 (sm89) its memory 24.0 GB driver 550.90.07" in said
     assert "problem: nvidia-smi gave no answer within 20 s" in said
     assert "numpy 2.4.6" in said
+    assert "no npu-… target: this machine shows no NPU of Intel's" in said
     told = run("doctor", "--json").json
     assert [each["target"]["name"] for each in told["targets"]] == [a_target().name, "cuda-sm89"]
 
