@@ -86,7 +86,7 @@ class Server:
         """Start it, again after a stop on the same port and data, and wait until it answers."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                             start_new_session=True, cwd=self.folder, **_as_user(self))  # noqa: S603 # fmt: skip
+                                             start_new_session=True, cwd=self.folder, **_as_user(self))  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -124,7 +124,7 @@ class Server:
 
 
 class PostgreSql(Server):
-    """PostgreSQL, its user ``paretune``. Only a power cut can take anything from it, and not where it is ``durable``."""
+    """PostgreSQL, its user ``paretune``. A power cut takes nothing from it where it is ``durable``, a kill never does."""
 
     _orderly = signal.SIGINT
     runs_as = UNPRIVILEGED
@@ -146,7 +146,7 @@ class PostgreSql(Server):
             command = [str(self._programs / "initdb"), "-D", str(self._data), "-U", "paretune", "-A", "trust",
                        "-E", "UTF8", "--locale=C", "--no-sync"]  # fmt: skip
             made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder,
-                                  **_as_user(self))  # noqa: S603 # fmt: skip
+                                  **_as_user(self))  # fmt: skip
             if made.returncode:
                 raise RuntimeError(f"initdb failed: {made.stderr or made.stdout}")
         super().start()

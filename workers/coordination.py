@@ -140,9 +140,10 @@ class Coordination:
         if mine is None or allowed or mine["wanting_until"] < now + WISH_SECONDS / 2 or json.loads(
             mine["wanting"]) != list(targets):  # fmt: skip
             said: dict[str, Any] = {"wanting": json.dumps(targets), "wanting_until": now + WISH_SECONDS}
+            said |= {"asked_at": now} if allowed else {}
             with self._database.writing() as connection:
                 self._ensure(connection, search_id)
-                _change(connection, coordination.c.search_id == search_id, said | ({"asked_at": now} if allowed else {}))
+                _change(connection, coordination.c.search_id == search_id, said)
         return allowed
 
     def _ensure(self, connection: Connection, search_id: str) -> None:

@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, insert, select, text, update
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, inspect, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 
@@ -47,10 +47,10 @@ S = TypeVar("S", bound=_OnDatabase)
 def lasting(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Make a method of the ledger outlast a lost connection: it is called again, a few times."""
 
-    @wraps(method)
-    def insisted(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def insisted(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._database.insist(lambda: method(self, *args, **kwargs))
 
+    update_wrapper(insisted, method)
     return insisted
 
 

@@ -111,6 +111,10 @@ SEARCH_LEASE_SECONDS = 30.0
 """After so long without a word from its coordinator another one may take a search."""
 
 
+class SearchTakenError(UsageError):
+    """Another process runs the search."""
+
+
 class SearchLease(Repeated):
     """Makes this process the only coordinator of a search while its block runs, wherever others may be.
 
@@ -127,10 +131,10 @@ class SearchLease(Repeated):
         """Take the search.
 
         Raises:
-            UsageError: another process has it; the message names it.
+            SearchTakenError: another process has it; the message names it.
         """
         if not self._ledger.take_search(self._search_id, self._owner, SEARCH_LEASE_SECONDS, owner_is_alive):
-            raise UsageError(
+            raise SearchTakenError(
                 f"search {self._search_id} is being run by {self._holder()}; wait for it, or cancel it first"
             )
         return super().__enter__()

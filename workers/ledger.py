@@ -25,7 +25,6 @@ from workers.registered import Workers
 from workers.tables import coordination, outbox, searches, trial_settings, trials
 from workers.trials import Trials, post
 
-
 DATABASE = "ledger.db"
 FLEET = "ledger.url"
 
@@ -63,6 +62,10 @@ class Ledger(Trials, Workers, Coordination):
         """
         home.mkdir(parents=True, exist_ok=True)
         return cls(joined_fleet(home) or URL.create("sqlite", database=str(home.resolve() / DATABASE)))
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch by the clock that leases are told by."""
+        return self._clock()
 
     def close(self) -> None:
         """Give the database's connections back."""

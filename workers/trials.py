@@ -269,7 +269,7 @@ def _take_back(connection: Connection, row: RowMapping, max_losses: int, max_los
 def _fatal_loss(
     owners: Sequence[str], registered: Collection[str], max_losses: int, max_lost_workers: int
 ) -> Failure | None:
-    """Return how a trial ends whose ``owners`` were lost, those of them ``registered`` as workers; None to try again."""
+    """Return how a trial ends whose ``owners`` were lost, some of them ``registered`` workers; None to try again."""
     if len(registered) >= max_lost_workers:
         reason = f"{len(registered)} workers were lost while they ran it: {', '.join(sorted(registered))}"
         return Failure(kind=FailureKind.CRASHED, stage="worker", reason=reason)
