@@ -124,7 +124,7 @@ class Server:
 
 
 class PostgreSql(Server):
-    """PostgreSQL, its user ``paretune``. A power cut takes nothing from it where it is ``durable``, a kill never does."""
+    """PostgreSQL, its user ``paretune``. A kill takes nothing from it; nor does a power cut where it is ``durable``."""
 
     _orderly = signal.SIGINT
     runs_as = UNPRIVILEGED
