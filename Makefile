@@ -1,5 +1,6 @@
 # make demo   install, then search a trained CNN on real images under a latency budget
 # make test   install, then run every test
+# make fleet  install, then run a whole fleet on this machine: servers, coordinator, workers, until Ctrl-C
 # make bare   one archive in dist/ that runs the evaluators on a machine with only torch and NumPy
 # make check  ruff, mypy --strict and the import contract
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 HOME_DIR ?= .paretune
 RUNTIMES := inductor,onnxruntime,openvino
 
-.PHONY: demo test check bench bare clean
+.PHONY: demo test check bench bare fleet clean
 
 demo: $(VENV)/.runtimes
 	$(BIN)/paretune search examples/images/workload.py:workload --home $(HOME_DIR) \
@@ -17,6 +18,11 @@ demo: $(VENV)/.runtimes
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+WORKERS ?= 1
+
+fleet: $(VENV)/.fleet
+	$(BIN)/python -m scripts.fleet --home .fleet --workers $(WORKERS)
 
 bare: $(VENV)/.runtimes
 	$(BIN)/python scripts/make_bare.py dist
@@ -38,9 +44,13 @@ $(VENV)/.runtimes: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIMES)]'
 	@touch $@
 
+$(VENV)/.fleet: $(VENV)/.runtimes
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIMES),fleet,servers]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.runtimes
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,coreml,dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .paretune .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .paretune .fleet .mypy_cache .ruff_cache .pytest_cache

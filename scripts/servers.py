@@ -32,11 +32,11 @@ class Missing(RuntimeError):
 
 def postgresql_programs() -> Path:
     """Return the folder of ``postgres`` and ``initdb``."""
-    found = [_inside("pgserver", "pginstall/bin"), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    for name in (shutil.which("postgres"),):
-        found += [Path(name).resolve().parent] if name else []
+    on_path = shutil.which("postgres")
+    found = [_inside("pgserver", "pginstall/bin"), Path(on_path).resolve().parent if on_path else None,
+             *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]  # fmt: skip
     for folder in found:
-        if folder is not None and (folder / "postgres").exists() and (folder / "initdb").exists():
+        if folder is not None and (folder / "initdb").exists() and _may_be_entered(folder):
             return folder
     raise Missing("PostgreSQL is missing: pip install pgserver, or put postgres and initdb on the PATH")
 
@@ -58,7 +58,7 @@ class Server:
         self._made = folder is None
         self.folder = (folder or Path(tempfile.mkdtemp(prefix="paretune-server-"))).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        self.port = self._own_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -81,6 +81,13 @@ class Server:
         if self._process is None:
             raise RuntimeError("the server is not running")
         return self._process.pid
+
+    def _own_port(self) -> int:
+        """Return the port that the folder has had before, else a free one: clients keep the URL in mind."""
+        known = self.folder / "port"
+        if not known.exists():
+            known.write_text(str(_free_port()))
+        return int(known.read_text())
 
     def start(self) -> None:
         """Start it, again after a stop on the same port and data, and wait until it answers."""
@@ -212,6 +219,11 @@ def _inside(package: str, path: str) -> Path | None:
     spec = find_spec(package)
     places = list(spec.submodule_search_locations or ()) if spec else []
     return Path(places[0]) / path if places and (Path(places[0]) / path).exists() else None
+
+
+def _may_be_entered(folder: Path) -> bool:
+    """Whether the user who runs PostgreSQL can get at a folder."""
+    return os.getuid() != 0 or all(each.stat().st_mode & 0o001 for each in (folder, *folder.parents))
 
 
 def _as_user(server: Server) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_each_target_has_its_own_room() -> None:
 
 def test_more_searches_than_devices_take_turns() -> None:
     had = run([wish(name) for name in "abcdefgh"], devices=1, steps=80)
-    assert set(had) == set("abcdefgh") and max(had.values()) - min(had.values()) <= 1
+    assert set(had) == set("abcdefgh") and max(had.values()) - min(had.values()) <= 2
 
 
 def test_devices_are_shared_by_weight() -> None:
