@@ -6,6 +6,7 @@ own is here, with its reason.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -104,7 +105,8 @@ class CeleryBell:
 def hear(app: Any, target: str, handle: Callable[[str], None], until: Callable[[float], bool]) -> None:
     """Hear the queue of ``target`` and ``handle`` each trial's id, one at a time, until ``until(seconds)`` says stop.
 
-    The trial in progress is seen through. Celery's signal handlers and its set-up of logging stay out of the process.
+    The trial in progress is seen through. Celery's signal handlers and its set-up of logging stay out of the process;
+    its warnings go to stderr.
 
     Args:
         until: sleeps for at most so many seconds, and returns whether to stop.
@@ -116,6 +118,8 @@ def hear(app: Any, target: str, handle: Callable[[str], None], until: Callable[[
         handle(trial_id)
 
     app.finalize()
+    app.set_default()  # the threads of the pool look for the task in the default app
+    _speak_up()
     state.should_stop = None
     controller = app.WorkController(
         hostname=f"{target}-{os.getpid()}@{socket.gethostname()}", queues=[target], pool="threads", concurrency=1,
@@ -136,3 +140,13 @@ def hear(app: Any, target: str, handle: Callable[[str], None], until: Callable[[
         over.set()
         watcher.join()
         state.should_stop = None
+
+
+def _speak_up() -> None:
+    """Let Celery's warnings be seen, such as that the broker is gone; it says nothing where nobody sets up logging."""
+    logger = logging.getLogger("celery")
+    if not any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s celery: %(message)s"))
+        handler.setLevel(logging.WARNING)
+        logger.addHandler(handler)

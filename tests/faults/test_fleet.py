@@ -15,7 +15,8 @@ import pytest
 from scripts.servers import PostgreSql, Redis, wait_until
 from search.fleet_api import _bell
 from tests.conftest import present
-from tests.faults.sleeping import TARGET, capabilities, coordinating, part, submit
+from tests.faults.coordinating import coordinating, submit
+from tests.faults.sleeping import TARGET, capabilities, part
 from workers.ledger import Ledger
 from workers.records import AttemptRecord, SearchRecord
 

@@ -22,7 +22,8 @@ from search.coordinator import Coordinator
 from search.result import TrialCounts, TrialResult
 from tests.conftest import TINY
 from tests.faults import sleeping
-from tests.faults.sleeping import TARGET, SleepingSandbox, capabilities, coordinating, submit
+from tests.faults.coordinating import coordinating, submit
+from tests.faults.sleeping import TARGET, SleepingSandbox, capabilities
 from tests.search.factories import a_spec
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
