@@ -129,6 +129,8 @@ def resume(reference: str, home: Path, progress: Progress | None = None) -> Sear
         if share is not None and share.submitted_at is not None:
             from search.fleet_api import follow
 
+            if record.status == "finished":
+                return _status(ledger, record, home).result
             ledger.update_search(record.id, status="running")
             return follow(record.id, home, progress).result
         return _coordinate(ledger, home, ledger.search(record.id), progress)

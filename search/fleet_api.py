@@ -68,6 +68,10 @@ class FleetReport(Frozen):
     searches: tuple[SubmittedState, ...]
 
 
+RECENT_SECONDS = 3600.0
+"""So long a worker that has left is still shown."""
+
+
 class CoordinatorReport(Frozen):
     """A coordinator that has left: how many searches it saw to their end."""
 
@@ -143,8 +147,7 @@ def coordinate(
 def fleet(home: Path) -> FleetReport:
     """Return the workers of a home that are there or left lately, and the running searches that were left to them."""
     with open_ledger(home) as ledger:
-        running = {record.owner: record for search in ledger.searches() if search.status == "running"
-                   for record in ledger.trials(search.id) if record.state == "RUNNING"}  # fmt: skip
+        running = {trial.owner: trial for trial in ledger.running()}
         known = ledger.workers()
         states = []
         for worker in known:
@@ -157,10 +160,6 @@ def fleet(home: Path) -> FleetReport:
                     backends=tuple(each.name for each in worker.capabilities.backends if each.usable),
                 ))  # fmt: skip
         return FleetReport(workers=tuple(states), searches=_submitted(ledger, known))
-
-
-RECENT_SECONDS = 3600.0
-"""So long a worker that has left is still shown."""
 
 
 def _submitted(ledger: Ledger, known: tuple[WorkerRecord, ...]) -> tuple[SubmittedState, ...]:

@@ -97,11 +97,16 @@ class Coordination:
 
     @lasting
     def unfinished(self) -> dict[str, dict[str, int]]:
-        """Return how many trials of each running search are queued or running, by target."""
+        """Return how many trials of each search are queued or running, by target.
+
+        Searches that nobody coordinates, and that nobody will, are not counted: their process was killed.
+        """
+        led = or_(coordination.c.lease_until > self._clock(), coordination.c.submitted_at.is_not(None))
         counted = (
             select(trials.c.search_id, trials.c.target, func.count())
             .join(searches)
-            .where(trials.c.state.in_(("QUEUED", "RUNNING")), searches.c.status == "running")
+            .join(coordination, coordination.c.search_id == searches.c.id)
+            .where(trials.c.state.in_(("QUEUED", "RUNNING")), searches.c.status == "running", led)
             .group_by(trials.c.search_id, trials.c.target)
         )
         found: dict[str, dict[str, int]] = {}
@@ -112,8 +117,9 @@ class Coordination:
 
     @lasting
     def running_on(self) -> dict[str, int]:
-        """Return how many trials run at the moment, by target."""
-        counted = select(trials.c.target, func.count()).where(trials.c.state == "RUNNING").group_by(trials.c.target)
+        """Return how many trials run at the moment, by target; those whose lease ran out do not."""
+        runs = and_(trials.c.state == "RUNNING", trials.c.lease_until > self._clock())
+        counted = select(trials.c.target, func.count()).where(runs).group_by(trials.c.target)
         with self._database.reading() as connection:
             return {target: count for target, count in connection.execute(counted)}
 

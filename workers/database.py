@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -66,7 +67,9 @@ class Database:
         try:
             self._engine = _engine(make_url(url))
         except (ArgumentError, ImportError) as error:
-            raise UsageError(f"ledger URL {str(url)!r} cannot be used: {error}; try sqlite:///ledger.db") from error
+            shown = re.sub(r":[^:@/]+@", ":***@", str(url))
+            advice = "pip install 'paretune[fleet]'" if isinstance(error, ImportError) else "try sqlite:///ledger.db"
+            raise UsageError(f"ledger URL {shown!r} cannot be used: {error}; {advice}") from error
         self._writing = self._engine.execution_options(ledger_writes=True)
         self._tries = threading.local()
         self.insist(self._make_tables)

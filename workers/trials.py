@@ -69,6 +69,13 @@ class Trials:
             return tuple(trial_record(row) for row in rows)
 
     @lasting
+    def running(self) -> tuple[TrialRecord, ...]:
+        """Return the trials of all searches that run."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(trials).where(trials.c.state == "RUNNING")).mappings()
+            return tuple(trial_record(row) for row in rows)
+
+    @lasting
     def progress(self, search_id: str) -> tuple[tuple[int, int, str], ...]:
         """Return number, attempt and state of a search's trials: cheap to read, and it changes whenever one does."""
         columns = (trials.c.number, trials.c.attempt, trials.c.state)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from search import coordinator
+from search import coordinator, fleet_loop
+from search import service as service_module
 from search.coordinator import FleetMeans
 from search.service import Service
 from tests.faults.sleeping import TARGET, SleepingSandbox
@@ -52,6 +53,7 @@ def submit(ledger: Ledger, trials: int = 10, *, name: str | None = None, **share
 def coordinating(ledger: Ledger, home: Path, bell: Any) -> Iterator[Service]:
     """Coordinate in a thread for the block."""
     coordinator.Projection = NoProjection  # type: ignore[misc]
+    coordinator.WATCH_SECONDS, fleet_loop.LOOK_SECONDS, service_module.LOOK_SECONDS = 0.3, 0.05, 0.1
     means = FleetMeans(SleepingSandbox(), Cancellation(), bell, RING_AGAIN_SECONDS)
     service = Service(ledger, home, means, lambda text: print(text, flush=True))
     thread = threading.Thread(target=service.run, name="service")

@@ -98,6 +98,8 @@ def test_what_was_submitted_and_runs_is_listed_in_order(ledger: Ledger, search: 
 
 def test_searches_take_turns_as_long_as_they_wish_to(ledger: Ledger, search: SearchRecord, clock: Clock) -> None:
     other = ledger.create_search("w.py:workload", {})
+    for each in (search, other):
+        assert ledger.take_search(each.id, f"coordinator of {each.id}", 600)
     clock.now += 1
     assert ledger.turn(search.id, {"cpu": 1}) == ("cpu",)
     queue(ledger, search, 0)
@@ -113,15 +115,25 @@ def test_searches_take_turns_as_long_as_they_wish_to(ledger: Ledger, search: Sea
     assert ledger.turn(search.id, {"cpu": 1}) == ("cpu",), "the other one has not asked for long"
 
 
-def test_unfinished_and_running_are_counted(ledger: Ledger, search: SearchRecord) -> None:
+def test_unfinished_and_running_are_counted(ledger: Ledger, search: SearchRecord, clock: Clock) -> None:
     over = ledger.create_search("w.py:workload", {})
+    killed = ledger.create_search("w.py:workload", {})
     for number in range(3):
         queue(ledger, search, number)
-    queue(ledger, over, 0)
+    for other in (over, killed):
+        queue(ledger, other, 0)
+        ledger.claim(f"{other.id}/0", 1, "x", 10)
+    ledger.submit(search.id)
+    ledger.submit(over.id)
     ledger.update_search(over.id, status="cancelled")
+    ledger.take_search(killed.id, "k", 30)
     ledger.claim(f"{search.id}/0", 1, "w", 60)
-    assert ledger.unfinished() == {search.id: {"cpu": 3}}
+    assert ledger.unfinished() == {search.id: {"cpu": 3}, killed.id: {"cpu": 1}}
+    assert ledger.running_on() == {"cpu": 3}
+    clock.now += 31
+    assert ledger.unfinished() == {search.id: {"cpu": 3}}, "nobody coordinates the other one any more"
     assert ledger.running_on() == {"cpu": 1}
+    assert [trial.search_id for trial in ledger.running()].count(search.id) == 1
 
 
 def test_a_search_has_one_coordinator_and_says_which(tmp_path: Path) -> None:
