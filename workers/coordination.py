@@ -96,16 +96,18 @@ class Coordination:
             return _change(connection, _held(search_id, owner), _NOBODY)
 
     @lasting
-    def unfinished(self) -> dict[str, dict[str, int]]:
+    def unfinished(self, also: str | None = None) -> dict[str, dict[str, int]]:
         """Return how many trials of each search are queued or running, by target.
 
-        Searches that nobody coordinates, and that nobody will, are not counted: their process was killed.
+        Searches that nobody coordinates, and that nobody will, are not counted: their process was killed; the search
+        ``also`` is, in any case.
         """
         led = or_(coordination.c.lease_until > self._clock(), coordination.c.submitted_at.is_not(None))
+        led = or_(led, searches.c.id == also)
         counted = (
             select(trials.c.search_id, trials.c.target, func.count())
             .join(searches)
-            .join(coordination, coordination.c.search_id == searches.c.id)
+            .join(coordination, coordination.c.search_id == searches.c.id, isouter=True)
             .where(trials.c.state.in_(("QUEUED", "RUNNING")), searches.c.status == "running", led)
             .group_by(trials.c.search_id, trials.c.target)
         )
@@ -133,7 +135,7 @@ class Coordination:
         wanting = select(coordination).where(
             or_(coordination.c.wanting_until > now, coordination.c.search_id == search_id)
         )  # fmt: skip
-        unfinished = self.unfinished()
+        unfinished = self.unfinished(search_id)
         with self._database.reading() as connection:
             rows = {row["search_id"]: row for row in connection.execute(wanting).mappings()}
         wishes = [_wish(row, unfinished.get(name, {}), now) for name, row in rows.items() if name != search_id]
