@@ -106,6 +106,7 @@ class Coordination:
         led = or_(led, searches.c.id == also)
         counted = (
             select(trials.c.search_id, trials.c.target, func.count())
+            .select_from(trials)
             .join(searches)
             .join(coordination, coordination.c.search_id == searches.c.id, isouter=True)
             .where(trials.c.state.in_(("QUEUED", "RUNNING")), searches.c.status == "running", led)

@@ -189,16 +189,16 @@ class ServerClock:
 
 
 def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "postgresql":
+    if (kind := url.get_backend_name()) not in ("sqlite", "postgresql"):
+        raise ArgumentError(f"{kind} is neither sqlite nor postgresql")
+    if kind == "postgresql":
         # A bare postgresql:// means the driver that the extra `fleet` brings.
         url = url.set(drivername="postgresql+psycopg")
         return create_engine(url, connect_args=dict(_POSTGRESQL), pool_size=5, max_overflow=25)
     engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    raise ArgumentError(f"{engine.dialect.name} is neither sqlite nor postgresql")
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _add_targets(connection: Connection) -> None:

@@ -134,9 +134,10 @@ def test_a_trial_that_somebody_else_has_is_not_ours_because_the_connection_was_l
 
 
 def test_a_connection_that_stays_lost_is_an_infrastructure_error(ledger: Ledger, losing: Losing) -> None:
+    search = ledger.create_search("w.py:workload", {})
     losing.times = 100
     with pytest.raises(InfrastructureError, match="the connection was lost"):
-        ledger.create_search("w.py:workload", {})
+        ledger.request_cancel(search.id)
     assert losing.times == 100 - 4
 
 
