@@ -1,6 +1,7 @@
 # make demo   install, then search a trained CNN on real images under a latency budget
 # make test   install, then run every test
 # make test-executorch   tests of executorch, which is installed beside the environment
+# make fleet  install, then run a whole fleet on this machine: servers, coordinator, workers, until Ctrl-C
 # make bare   one archive in dist/ that runs the evaluators on a machine with only torch and NumPy
 # make check  ruff, mypy --strict and the import contract
 
@@ -11,7 +12,7 @@ HOME_DIR ?= .paretune
 RUNTIMES := inductor,onnxruntime,openvino
 EXECUTORCH_TESTS := tests/evaluators/test_executorch.py tests/security/test_damaged.py
 
-.PHONY: demo test test-executorch check bench bare clean
+.PHONY: demo test test-executorch check bench bare fleet clean
 
 demo: $(VENV)/.runtimes
 	$(BIN)/paretune search examples/images/workload.py:workload --home $(HOME_DIR) \
@@ -24,6 +25,11 @@ test: $(VENV)/.dev
 # packages that nothing here imports.
 test-executorch: $(VENV)/.executorch
 	PYTHONPATH=$(CURDIR)/$(VENV)/executorch $(BIN)/python -m pytest -k executorch $(EXECUTORCH_TESTS)
+
+WORKERS ?= 1
+
+fleet: $(VENV)/.fleet
+	$(BIN)/python -m scripts.fleet --home .fleet --workers $(WORKERS)
 
 bare: $(VENV)/.runtimes
 	$(BIN)/python scripts/make_bare.py dist
@@ -45,6 +51,10 @@ $(VENV)/.runtimes: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIMES)]'
 	@touch $@
 
+$(VENV)/.fleet: $(VENV)/.runtimes
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIMES),fleet,servers]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.runtimes
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,coreml,energy,dev]'
 	@touch $@
@@ -55,4 +65,4 @@ $(VENV)/.executorch: $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .paretune .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .paretune .fleet .mypy_cache .ruff_cache .pytest_cache

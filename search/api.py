@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,25 @@ def run(
 
 
 def run_spec(spec: SearchSpec, home: Path, progress: Progress | None = None) -> SearchResult:
-    """Run a new search."""
+    """Run a new search on this machine."""
+    spec = checked(spec)
+    interpreters = _interpreters(spec, home)
+    with open_ledger(home) as ledger:
+        record = ledger.create_search(spec.workload, spec.to_json(), name=spec.name)
+        return _coordinate(ledger, home, record, progress, interpreters)
+
+
+def checked(spec: SearchSpec) -> SearchSpec:
+    """Return a spec whose backends and workload were found, the workload named so that it is found from everywhere.
+
+    Raises:
+        UsageError: a backend or the workload does not exist.
+    """
     for name in spec.backend:
         registry.backend(name)
     spec = spec.model_copy(update={"workload": absolute_reference(spec.workload)})
     _check_exists(spec.workload)
-    interpreters = _interpreters(spec, home)
-    with _ledger(home) as ledger:
-        record = ledger.create_search(spec.workload, spec.to_json(), name=spec.name)
-        return _coordinate(ledger, home, record, progress, interpreters)
+    return spec
 
 
 def resume(
@@ -114,12 +125,21 @@ def resume(
 ) -> SearchResult:
     """Go on with a search that was interrupted; one that is complete is returned as it is.
 
-    ``backend_python`` names interpreters that have moved since; the others are those of the search.
+    One that was left to a fleet is left to it again, and followed. ``backend_python`` names interpreters that have
+    moved since; the others are those of the search.
     """
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         record = ledger.search(reference)
-        interpreters = _interpreters(SearchSpec.model_validate(record.spec), home, backend_python)
         ledger.request_cancel(record.id, wanted=False)
+        share = ledger.coordinated(record.id)
+        if share is not None and share.submitted_at is not None:
+            from search.fleet_api import follow
+
+            if record.status == "finished":
+                return _status(ledger, record, home).result
+            ledger.update_search(record.id, status="running")
+            return follow(record.id, home, progress).result
+        interpreters = _interpreters(SearchSpec.model_validate(record.spec), home, backend_python)
         return _coordinate(ledger, home, ledger.search(record.id), progress, interpreters)
 
 
@@ -128,7 +148,7 @@ def check(workload: str, home: Path) -> CheckReport:
     begun = time.monotonic()
     _check_exists(workload)
     with Sandbox() as sandbox:
-        answer = run_profile(sandbox, _writable(home), absolute_reference(workload))
+        answer = run_profile(sandbox, writable(home), absolute_reference(workload))
     if answer is None:
         raise InfrastructureError("the check was cancelled")
     problems = list(answer.problems) + list(answer.profile.problems if answer.profile else ())
@@ -162,7 +182,7 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> J
     """
     spec = spec or SearchSpec(workload=profile.reference)
     targets = targets_of(spec)
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         local = local_capabilities(targets, _interpreters(spec, home))
         fleet = Fleet(ledger, home, targets, local)
         known = fleet.capabilities()
@@ -175,10 +195,12 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> J
 
 def work(
     home: Path, *, target: str | None = None, device: str | None = None, name: str | None = None,
-    say: Callable[[str], None] = lambda text: None, drain: Cancellation | None = None,
+    broker: str | None = None, say: Callable[[str], None] = lambda text: None, drain: Cancellation | None = None,
     abort: Cancellation | None = None, backend_python: Pythons = NO_PYTHONS,
 ) -> WorkerReport:  # fmt: skip
     """Run the trials that searches of ``home`` queue for one target of this machine, until ``drain`` or ``abort``.
+
+    With a ``broker`` they are rung for; without, the ledger is looked at again and again.
 
     Raises:
         UsageError: this machine has no such target, no such device, or the target can run nothing; an interpreter of
@@ -186,21 +208,21 @@ def work(
     """
     probe_target(target)  # before a home is made for nothing
     interpreters = _opened(backend_python, home)
-    with _ledger(home) as ledger:
-        return run_worker(ledger, _writable(home), target=target, device=device, name=name, say=say,
+    with open_ledger(home) as ledger:
+        return run_worker(ledger, writable(home), target=target, device=device, name=name, broker=broker, say=say,
                           drain=drain or Cancellation(), abort=abort or Cancellation(),
                           interpreters=interpreters)  # fmt: skip
 
 
 def searches(home: Path) -> list[StatusReport]:
     """Return every search of a home, the oldest first."""
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         return [_status(ledger, record, home) for record in ledger.searches()]
 
 
 def status(reference: str, home: Path) -> StatusReport:
     """Return how far a search has come."""
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         return _status(ledger, ledger.search(reference), home)
 
 
@@ -211,14 +233,14 @@ def result(reference: str, home: Path) -> SearchResult:
 
 def trials(reference: str, home: Path) -> list[TrialResult]:
     """Return the trials of a search."""
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         record = ledger.search(reference)
         return _trials(ledger, record)
 
 
 def cancel(reference: str, home: Path) -> StatusReport:
     """Ask a search, in whatever process it runs, to stop."""
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         record = ledger.search(reference)
         if record.status != "running":
             raise UsageError(f"search {record.name} is {record.status}; only a running one can be cancelled")
@@ -230,7 +252,7 @@ def report(reference: str, home: Path, output: Path | None = None) -> Path:
     """Write a search's HTML report and return where it is."""
     from search.report import write_report
 
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         record = ledger.search(reference)
         view, found = _status(ledger, record, home).result, _trials(ledger, record)
     path = output or home / "reports" / record.id / "report.html"
@@ -249,7 +271,7 @@ def reproduce(
     """Run one trial of a search again in the foreground and ``show`` its log; the search's records are not changed."""
     from search.reproduce import reproduce_trial
 
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         record = ledger.search(reference)
         known = {trial.number: trial for trial in ledger.trials(record.id)}
         if number not in known:
@@ -264,7 +286,7 @@ def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = 
 
     if reference is None:
         return browse.ui_command(home, None, None, port, host)
-    with _ledger(home) as ledger:
+    with open_ledger(home) as ledger:
         record = ledger.search(reference)
     experiment = record.profile.name if record.profile else None
     return browse.ui_command(home, experiment, record.id, port, host)
@@ -339,13 +361,13 @@ def _check_exists(reference: str) -> None:
         raise UsageError(f"workload file {location!r} does not exist (looked in {Path.cwd()})")
 
 
-def _ledger(home: Path) -> Any:
-    from contextlib import closing
+def open_ledger(home: Path) -> closing[Ledger]:
+    """Open the ledger of a home for a block: its own, or that of the fleet that it has joined."""
+    return closing(Ledger.at(writable(home)))
 
-    return closing(Ledger.at(_writable(home)))
 
-
-def _writable(home: Path) -> Path:
+def writable(home: Path) -> Path:
+    """Return a home that can be written to, making it where it is missing."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         probe = home / ".writable"

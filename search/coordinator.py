@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from evaluators.candidate import Candidate
 from evaluators.capabilities import Capabilities
-from evaluators.errors import UsageError
+from evaluators.errors import InfrastructureError, UsageError
 from evaluators.joint_space import JointSpace, derive_joint_space
 from evaluators.outcome import Outcome
 from evaluators.profile import WorkloadProfile
@@ -27,11 +28,12 @@ from search.spec import SearchSpec
 from search.trial_loop import Session, TrialLoop
 from search.view import count_trials, search_result, trial_results
 from search.wording import exclusion_notes
+from workers.doorbell import AGAIN_SECONDS, Bell
 from workers.interpreters import Interpreters
-from workers.lease import Cancellation, owner_is_alive, wait_for
+from workers.lease import Cancellation, SearchLease, owner_is_alive, wait_for
 from workers.ledger import Ledger
-from workers.locks import search_lock
 from workers.records import SearchRecord, SearchStatus
+from workers.repeated import Repeated
 from workers.sandbox import Sandbox
 from workers.settings import TrialSettings, default_memory_limit
 from workers.supervisor import Supervisor, run_profile
@@ -40,13 +42,36 @@ from workers.worker import Worker
 WATCH_SECONDS = 1.0
 
 
+@dataclass(frozen=True)
+class FleetMeans:
+    """What a service lends to the coordinators of the searches that were left to a fleet.
+
+    Attributes:
+        sandbox: where workloads are read.
+        leave: once it is set, each stops where it is: the next coordinator goes on.
+        bell: carries the ids of queued trials to workers; None where these look into the ledger by themselves.
+        ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
+    """
+
+    sandbox: Sandbox
+    leave: Cancellation
+    bell: Bell | None = None
+    ring_again_s: float = AGAIN_SECONDS
+
+
 class Coordinator:
-    """Runs one search to its end, or until it is interrupted; ``run`` may be called again in another process."""
+    """Runs one search to its end, or until it is interrupted; ``run`` may be called again in another process.
+
+    Args:
+        interpreters: the backends that live in an interpreter of their own on this machine.
+        fleet: how a search is run that was left to a fleet; this process then runs none of its trials itself.
+    """
 
     def __init__(
         self, ledger: Ledger, home: Path, record: SearchRecord, progress: Progress,
-        interpreters: Interpreters | None = None,
+        interpreters: Interpreters | None = None, fleet: FleetMeans | None = None,
     ) -> None:  # fmt: skip
+        self._means = fleet
         self._ledger = ledger
         self._home = home
         self._record = record
@@ -54,7 +79,7 @@ class Coordinator:
         self._progress = progress
         self._targets = targets_of(self._spec)
         self._interpreters = interpreters or Interpreters()
-        self._local = local_capabilities(self._targets, self._interpreters)
+        self._local = local_capabilities(self._targets, self._interpreters) if fleet is None else {}
         self._fleet = Fleet(ledger, home, self._targets, self._local)
         self._known: dict[str, Capabilities] = {}
         self._stop = Cancellation()
@@ -67,17 +92,29 @@ class Coordinator:
 
         Raises:
             UsageError: the workload breaks its contract, a backend cannot be used, or another process runs this search.
-            InfrastructureError: sandbox or ledger failed.
+            InfrastructureError: sandbox or ledger failed, or another process has taken the search meanwhile.
         """
         self._accounted = time.monotonic()
-        with search_lock(self._home, self._record.id), Projection(self._home, self._note) as projection:
+        with SearchLease(self._ledger, self._record.id) as lease, ExitStack() as stack:
+            projection = stack.enter_context(Projection(self._home, self._note))
             self._record = self._ledger.update_search(self._record.id, status="running")
-            with Sandbox() as sandbox, self._watched():
+            sandbox = stack.enter_context(Sandbox()) if self._means is None else self._means.sandbox
+            with self._watched(lease.lost):
                 try:
                     self._search(sandbox, projection)
                 except KeyboardInterrupt:
                     self._interrupted = True
+                if lease.lost.is_set:
+                    raise InfrastructureError(f"search {self._record.id} was taken by another coordinator")
+                if self._means is not None and self._means.leave.is_set:
+                    return self._result(self.trials())
                 return self._conclude(projection)
+
+    def give_up(self, problem: str) -> None:
+        """Record that the search cannot be run, and why."""
+        self._note(problem)
+        result = self._result(self.trials())
+        self._ledger.update_search(self._record.id, status="interrupted", result=result.to_json())
 
     def _search(self, sandbox: Sandbox, projection: Projection) -> None:
         self._unknown_targets()
@@ -100,12 +137,17 @@ class Coordinator:
             fleet=self._fleet,
         )  # fmt: skip
         with self._workers(sandbox, settings):
-            loop = FleetLoop(session, self._fleet) if self._fleet.elsewhere else TrialLoop(session)
+            loop = self._fleet_loop(session) if self._fleet.elsewhere else TrialLoop(session)
             loop.run()
             loop.complete_front()
             run_final_comparison(session)
             self._account()
             loop.measure_nearest()
+
+    def _fleet_loop(self, session: Session) -> FleetLoop:
+        if self._means is None:
+            return FleetLoop(session, self._fleet)
+        return FleetLoop(session, self._fleet, self._means.bell, ring_again_s=self._means.ring_again_s)
 
     @contextmanager
     def _workers(self, sandbox: Sandbox, settings: TrialSettings) -> Iterator[None]:
@@ -161,7 +203,8 @@ class Coordinator:
         if answer is None:
             return None
         if answer.problems and answer.profile is None:
-            self._ledger.drop_search(self._record.id)
+            if self._means is None:
+                self._ledger.drop_search(self._record.id)
             raise UsageError("; ".join(f"{problem.what} ({problem.advice})" if problem.advice else problem.what
                                        for problem in answer.problems))  # fmt: skip
         if answer.profile is not None:
@@ -235,27 +278,23 @@ class Coordinator:
         self._note(text)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self, lost: Cancellation) -> Iterator[None]:
         """Stop the trial in progress when time is up or somebody cancels; SIGTERM is as good as Ctrl-C."""
-        done = threading.Event()
 
-        def watch() -> None:
-            while not done.wait(WATCH_SECONDS):
-                if self.seconds_left <= 0 or self._ledger.search(self._record.id).cancel_requested:
-                    self._stop.set()
-                    return
+        def watch() -> bool:
+            leaving = lost.is_set or (self._means is not None and self._means.leave.is_set)
+            if leaving or self.seconds_left <= 0 or self._ledger.search(self._record.id).cancel_requested:
+                self._stop.set()
+            return not self._stop.is_set
 
         def terminate(_: int, __: FrameType | None) -> None:
             raise KeyboardInterrupt
 
-        watcher = threading.Thread(target=watch, name="paretune-watch", daemon=True)
-        watcher.start()
         main = threading.current_thread() is threading.main_thread()
         previous = signal.signal(signal.SIGTERM, terminate) if main else None
         try:
-            yield
+            with Repeated(watch, WATCH_SECONDS, "paretune-watch"):
+                yield
         finally:
-            done.set()
-            watcher.join()
             if main:
                 signal.signal(signal.SIGTERM, previous)

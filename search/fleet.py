@@ -85,6 +85,11 @@ class Fleet:
                 counts[worker.target] = counts.get(worker.target, 0) + 1
         return counts
 
+    def idle(self) -> tuple[str, ...]:
+        """Return the targets that have a worker with nothing to do."""
+        running = self._ledger.running_on()
+        return tuple(target for target, count in self.present().items() if count > running.get(target, 0))
+
     def report(self, targets: Sequence[str], say: Callable[[str], None], now: float | None = None) -> None:
         """Say that the search waits for workers of ``targets``: at once, and then every minute."""
         now = time.monotonic() if now is None else now

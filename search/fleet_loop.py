@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Mapping
 
 from search.fleet import Fleet
 from search.trial_loop import Session, TrialLoop
+from workers.doorbell import AGAIN_SECONDS, Bell, Doorbell
 from workers.lease import owner_is_alive, wait_for
 from workers.records import TrialRecord
 
@@ -13,20 +15,33 @@ LOOK_SECONDS = 0.3
 """How often the ledger is asked what workers have done."""
 
 
+_ASKING = threading.Lock()
+"""Searches of one process ask one after the other, so that each sees what the one before has queued."""
+
+
 class FleetLoop(TrialLoop):
-    """Keeps every worker busy: as many trials are unfinished at a time as workers are there.
+    """Keeps every worker busy: on each target one more trial is unfinished than workers are there, of all searches.
 
     A candidate goes to the queue of its target, whichever the sampler chose; nothing is proposed for a target that
-    nobody serves at the moment. Trials that wait for such a target are waited for, and that is said.
+    nobody serves at the moment, or where it is another search's turn. Trials that wait for a target without a worker
+    are waited for, and that is said.
+
+    Args:
+        bell: carries the ids of queued trials to workers; without one, workers look into the ledger by themselves.
+        ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
     """
 
-    def __init__(self, session: Session, fleet: Fleet) -> None:
+    def __init__(
+        self, session: Session, fleet: Fleet, bell: Bell | None = None, *, ring_again_s: float = AGAIN_SECONDS
+    ) -> None:
         super().__init__(session)
         self._fleet = fleet
+        self._doorbell = Doorbell(bell, fleet.idle, session.remind, again_s=ring_again_s)
         self._seen: tuple[tuple[int, int, str], ...] = ()
         self._unfinished: tuple[TrialRecord, ...] = ()
         self._trials = 0
         self._known: set[tuple[int, int, str]] = set()
+        self._nothing_more_at: tuple[tuple[int, int, str], ...] | None = None
 
     def run(self) -> None:
         """Have trials run until their number, the time or the space is used up."""
@@ -36,15 +51,34 @@ class FleetLoop(TrialLoop):
             self._learn(trial)
         while not session.over:
             unfinished, present = self._catch_up(), self._fleet.present()
-            served = [record for record in unfinished if record.candidate.target in present]
-            absent = [target for target in session.space.targets if target not in present]
-            if len(served) < sum(present.values()) and (record := self._propose(absent)) is not None:
-                self._answer(record)
-            elif not unfinished and (present or self._trials >= session.spec.trials):
+            if self._wants_more and self._ask(present):
+                continue
+            if not unfinished and not self._wants_more:
                 break
-            else:
-                self._wait(present, {record.candidate.target for record in unfinished} if present else absent)
+            absent = [target for target in session.space.targets if target not in present]
+            self._wait(present, {record.candidate.target for record in unfinished} if present else absent)
         self._say_untried()
+
+    @property
+    def _wants_more(self) -> bool:
+        """Whether there may be another trial to queue; where none could be proposed, not before another has ended."""
+        return self._trials < self._session.spec.trials and self._nothing_more_at != self._seen
+
+    def _ask(self, present: Mapping[str, int]) -> bool:
+        """Queue the next candidate on a target where it is this search's turn; False if there is none."""
+        session = self._session
+        with _ASKING:
+            targets = session.ledger.turn(session.record.id, present) if present else ()
+            if not targets:
+                return False
+            record = self._propose([target for target in session.space.targets if target not in targets])
+        if record is None:
+            if len(targets) == len(present):
+                self._nothing_more_at = self._seen
+            return False
+        if not self._answer(record):
+            self._doorbell.ring((record,))
+        return True
 
     def _run(self, record: TrialRecord) -> None:
         """Wait until a worker has seen a queued trial through; when time is up, take it back."""
@@ -68,6 +102,7 @@ class FleetLoop(TrialLoop):
                     self._take_note(records[step[0]])
             self._seen, self._trials = progress, len(records)
             self._unfinished = tuple(record for record in records.values() if record.state != "DONE")
+        self._doorbell.ring(self._unfinished)
         return self._unfinished
 
     def _take_note(self, record: TrialRecord) -> None:

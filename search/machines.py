@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,7 +27,7 @@ from workers.interpreters import Interpreters, open_interpreters
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.sandbox import Sandbox
-from workers.worker import Worker
+from workers.worker import Hear, Worker
 
 
 class TargetReport(Frozen):
@@ -91,7 +92,7 @@ def doctor(backend_python: Mapping[str, str] = MappingProxyType({})) -> DoctorRe
 
 
 def work(
-    ledger: Ledger, home: Path, *, target: str | None, device: str | None, name: str | None,
+    ledger: Ledger, home: Path, *, target: str | None, device: str | None, name: str | None, broker: str | None,
     say: Callable[[str], None], drain: Cancellation, abort: Cancellation, interpreters: Interpreters,
 ) -> WorkerReport:  # fmt: skip
     """Serve one target of this machine, see ``search.api.work``."""
@@ -104,11 +105,18 @@ def work(
     if not usable:
         reasons = "; ".join(f"{report.name}: {report.reason}" for report in capabilities.backends)
         raise UsageError(f"no backend can be used on {found.name}: {reasons}")
+    hear = None if broker is None else _hear_through(broker, found.name)
     with Sandbox() as sandbox:
         worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say,
                         interpreters=interpreters)  # fmt: skip
         for note in interpreters.notes():
             say(note)
         say(f"{worker.name} serves {found.name} on {worker.device} with {', '.join(usable)}; home {home}")
-        finished = worker.run(drain, abort)
+        finished = worker.run(drain, abort, hear)
     return WorkerReport(worker=worker.name, target=found.name, device=worker.device, finished=finished)
+
+
+def _hear_through(broker: str, target: str) -> Hear:
+    from workers.celery_app import hear, make_app
+
+    return partial(hear, make_app(broker, [target]))

@@ -7,14 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from evaluators.testing.summary import pytest_terminal_summary  # noqa: F401 - pytest finds it here
+from scripts.servers import Missing, PostgreSql, Redis, Server
 
+S = TypeVar("S", bound=Server)
 ROOT = Path(__file__).resolve().parent.parent
 # Tests share the cores with each other: what they measure is never clean, and none of it is a figure.
 os.environ.setdefault("PARETUNE_MAX_FOREIGN_LOAD", "1000")
@@ -70,3 +74,40 @@ def tiny_search(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     )  # fmt: skip
     assert answer.code == 0, answer.stderr
     return Finished(home, answer.json)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSql]:
+    """A real server; where there is none, tests that need it are skipped, and fail in CI."""
+    with present(PostgreSql, durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def broker() -> Iterator[Redis]:
+    """A real broker of this test's own, empty."""
+    with present(Redis) as server:
+        yield server
+
+
+@contextmanager
+def present(kind: type[S], **settings: Any) -> Iterator[S]:
+    """Run a server for the block."""
+    try:
+        server = kind(**settings)
+        server.start()
+    except Missing as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
+    try:
+        yield server
+    finally:
+        server.__exit__()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty ledger, on each kind of database in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    server: PostgreSql = request.getfixturevalue("postgresql")
+    return server.new_ledger()

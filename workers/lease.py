@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import socket
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import psutil
 
+from evaluators.errors import InfrastructureError, UsageError
 from workers.ledger import Ledger
 from workers.repeated import Repeated
 
@@ -100,3 +105,60 @@ class Heartbeat(Repeated):
         if not renewed:
             self.lost.set()
         return renewed
+
+
+SEARCH_LEASE_SECONDS = 30.0
+"""After so long without a word from its coordinator another one may take a search."""
+
+
+class SearchTakenError(UsageError):
+    """Another process runs the search."""
+
+
+class SearchLease(Repeated):
+    """Makes this process the only coordinator of a search while its block runs, wherever others may be.
+
+    ``lost`` is set if somebody else takes the search: this process was silent for too long.
+    """
+
+    def __init__(self, ledger: Ledger, search_id: str) -> None:
+        self.lost = Cancellation()
+        self._ledger, self._search_id = ledger, search_id
+        self._owner = owner_name(secrets.token_hex(4))
+        super().__init__(self._keep, SEARCH_LEASE_SECONDS / 3, f"coordinator {search_id}")
+
+    def __enter__(self) -> Self:
+        """Take the search.
+
+        Raises:
+            SearchTakenError: another process has it; the message names it.
+        """
+        if not self._ledger.take_search(self._search_id, self._owner, SEARCH_LEASE_SECONDS, owner_is_alive):
+            raise SearchTakenError(
+                f"search {self._search_id} is being run by {self._holder()}; wait for it, or cancel it first"
+            )
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        try:
+            self._ledger.leave_search(self._search_id, self._owner)
+        except InfrastructureError:
+            if error is None:
+                raise
+
+    def _keep(self) -> bool:
+        kept = self._ledger.keep_search(self._search_id, self._owner, SEARCH_LEASE_SECONDS)
+        if not kept:
+            self.lost.set()
+        return kept
+
+    def _holder(self) -> str:
+        found = self._ledger.coordinated(self._search_id)
+        if found is None or found.owner is None or found.held_since is None:
+            return "another process"
+        host, pid, _ = found.owner.partition("/")[0].rsplit(":", 2)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.held_since))
+        return f"process {pid} since {since}" if host == _host() else f"process {pid} on {host} since {since}"

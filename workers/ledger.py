@@ -6,8 +6,8 @@ late or twice, and a worker that lost its lease, change nothing.
 
 from __future__ import annotations
 
+import os
 import secrets
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,23 @@ from sqlalchemy.exc import IntegrityError
 from evaluators.errors import UsageError
 from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
+from workers.coordination import Coordination
+from workers.database import Database, lasting
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
 from workers.registered import Workers
-from workers.tables import Database, outbox, searches, trial_settings, trials
+from workers.tables import coordination, outbox, searches, trial_settings, trials
 from workers.trials import Trials, post
 
+DATABASE = "ledger.db"
+FLEET = "ledger.url"
 
-class Ledger(Trials, Workers):
+
+class Ledger(Trials, Workers, Coordination):
     """Searches, their trials, those who run them, and the outbox of news about them. Safe to share between threads.
 
     Args:
-        url: SQLAlchemy URL, e.g. ``sqlite:////home/me/.paretune/ledger.db``.
-        clock: seconds since the epoch.
+        url: SQLAlchemy URL, ``sqlite:////home/me/.paretune/ledger.db`` or ``postgresql://me@host/paretune``.
+        clock: seconds since the epoch; the database server's clock where there is one, unless told.
         new_id: makes the id of a search.
 
     Raises:
@@ -41,17 +46,26 @@ class Ledger(Trials, Workers):
         self,
         url: str | URL,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         new_id: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:
-        super().__init__(Database(url), clock)
+        database = Database(url)
+        super().__init__(database, clock or database.clock)
         self._new_id = new_id
 
     @classmethod
     def at(cls, home: Path) -> Ledger:
-        """Open the ledger of a home folder, making both where they are missing."""
+        """Open the ledger of a home folder: the fleet's that it has joined, else its own, made where it is missing.
+
+        Raises:
+            InfrastructureError: the ledger cannot be reached or opened.
+        """
         home.mkdir(parents=True, exist_ok=True)
-        return cls(URL.create("sqlite", database=str(home.resolve() / "ledger.db")))
+        return cls(joined_fleet(home) or URL.create("sqlite", database=str(home.resolve() / DATABASE)))
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch by the clock that leases are told by."""
+        return self._clock()
 
     def close(self) -> None:
         """Give the database's connections back."""
@@ -76,20 +90,28 @@ class Ledger(Trials, Workers):
             "elapsed_s": 0.0,
             "cancel_requested": False,
         }
+        self._insert_search(values)
+        return self.search(identifier)
+
+    @lasting
+    def _insert_search(self, values: dict[str, Any]) -> None:
         try:
             with self._database.writing() as connection:
                 connection.execute(insert(searches).values(values))
-                post(connection, identifier, None, self._clock())
+                post(connection, values["id"], None, self._clock())
         except IntegrityError:
+            if self._database.in_doubt and any(record.id == values["id"] for record in self.searches()):
+                return
             raise UsageError(f"a search named {values['name']!r} exists; resume it, or choose another --name") from None
-        return self.search(identifier)
 
+    @lasting
     def searches(self) -> tuple[SearchRecord, ...]:
         """Return every search, the oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute(select(searches).order_by(searches.c.created_at, searches.c.id)).mappings()
             return tuple(search_record(row) for row in rows)
 
+    @lasting
     def search(self, reference: str) -> SearchRecord:
         """Find a search by its id, its name, an unambiguous beginning of either, or ``latest``.
 
@@ -134,14 +156,19 @@ class Ledger(Trials, Workers):
             values["result"] = canonical_json(result)
         if finals is not None:
             values["finals"] = canonical_json(finals)
+        self._change_search(search_id, values, news=status is not None or result is not None)
+        return self.search(search_id)
+
+    @lasting
+    def _change_search(self, search_id: str, values: dict[str, Any], news: bool) -> None:
         with self._database.writing() as connection:
             changed = connection.execute(update(searches).where(searches.c.id == search_id).values(values)).rowcount
-            if changed and (status is not None or result is not None):
+            if changed and news:
                 post(connection, search_id, None, self._clock())
         if not changed:
             raise UsageError(f"there is no search {search_id!r}")
-        return self.search(search_id)
 
+    @lasting
     def drop_search(self, search_id: str) -> None:
         """Forget a search that never had a trial, and free its name.
 
@@ -151,10 +178,11 @@ class Ledger(Trials, Workers):
         with self._database.writing() as connection:
             if connection.scalar(select(trials.c.id).where(trials.c.search_id == search_id).limit(1)) is not None:
                 raise UsageError(f"search {search_id!r} has trials; cancel it instead")
-            for table in (outbox, trial_settings):
+            for table in (outbox, trial_settings, coordination):
                 connection.execute(delete(table).where(table.c.search_id == search_id))
             connection.execute(delete(searches).where(searches.c.id == search_id))
 
+    @lasting
     def request_cancel(self, search_id: str, wanted: bool = True) -> None:
         """Ask the coordinator of a search, in whatever process it lives, to stop; or take that back.
 
@@ -167,6 +195,7 @@ class Ledger(Trials, Workers):
         if not changed:
             raise UsageError(f"there is no search {search_id!r}")
 
+    @lasting
     def pending(self, search_id: str | None = None) -> tuple[OutboxRecord, ...]:
         """Return the undelivered news, the oldest first, of one search or of all."""
         waiting = select(outbox).where(outbox.c.delivered_at.is_(None)).order_by(outbox.c.id)
@@ -175,6 +204,7 @@ class Ledger(Trials, Workers):
         with self._database.reading() as connection:
             return tuple(OutboxRecord.model_validate(dict(row)) for row in connection.execute(waiting).mappings())
 
+    @lasting
     def delivered(self, ids: Collection[int], view_ids: Mapping[str, str] | None = None) -> None:
         """Mark news as delivered; doing so twice changes nothing. ``view_ids`` says where trials are seen, by id."""
         wanted = sorted(ids)
@@ -185,6 +215,34 @@ class Ledger(Trials, Workers):
                 connection.execute(change.values(delivered_at=self._clock()))
             for trial_id, view_id in (view_ids or {}).items():
                 connection.execute(update(trials).where(trials.c.id == trial_id).values(view_id=view_id))
+
+
+def joined_fleet(home: Path) -> str | None:
+    """Return the URL of the ledger of the fleet that a home has joined, or None where it has its own."""
+    try:
+        return (home / FLEET).read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def join_fleet(home: Path, url: str) -> None:
+    """Make the fleet's ledger the ledger of a home: every command on that home then looks there.
+
+    Raises:
+        UsageError: the home has a ledger of its own, or belongs to another fleet.
+    """
+    known = joined_fleet(home)
+    if known is not None and known != url:
+        raise UsageError(f"home {home} belongs to another fleet (see {home / FLEET}); name another with --home")
+    if known is None and (home / DATABASE).exists():
+        raise UsageError(f"home {home} has a ledger of its own; name another with --home to work with a fleet")
+    home.mkdir(parents=True, exist_ok=True)
+    if known is None:
+        # The URL may hold a password.
+        part = home / f"{FLEET}.{os.getpid()}"
+        part.touch(mode=0o600)
+        part.write_text(url + "\n")
+        part.replace(home / FLEET)
 
 
 def _begins(search: SearchRecord, reference: str) -> bool:

@@ -1,8 +1,7 @@
-"""Locks: one measurement at a time per device of this host, and one coordinator per search."""
+"""Locks: one measurement at a time per device of this host."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from evaluators.errors import InfrastructureError, UsageError
+from evaluators.errors import InfrastructureError
 
 _RETRY_SECONDS = 0.1
 
@@ -62,28 +61,6 @@ def device_lock(
             lock.release()
 
 
-@contextmanager
-def search_lock(home: Path, search_id: str) -> Iterator[None]:
-    """Be the only coordinator of a search for the block.
-
-    Raises:
-        UsageError: another process runs the search; the message names it.
-    """
-    folder = home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{_file_name(search_id)}.lock")
-    holder = folder / f"{_file_name(search_id)}.holder"
-    if not _try(lock):
-        raise UsageError(f"search {search_id} is being run by {_described(holder)}; wait for it, or cancel it first")
-    try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
-        yield
-    finally:
-        with suppress(OSError):
-            holder.unlink()
-        lock.release()
-
-
 def _try(lock: FileLock) -> bool:
     try:
         lock.acquire(timeout=0)
@@ -99,11 +76,3 @@ def _sleep(seconds: float) -> bool:
 
 def _file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)
-
-
-def _described(holder: Path) -> str:
-    try:
-        found = json.loads(holder.read_text())
-        return f"process {found['pid']} since {found['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -100,6 +101,24 @@ class WorkerRecord(Frozen):
     ended_at: float | None
 
 
+class CoordinationRecord(Frozen):
+    """Who coordinates a search, and what it may ask of a fleet.
+
+    ``submitted_at`` is None where the search runs in the process that started it; ``owner`` is None while nobody has
+    it. A search of twice the ``weight`` gets twice the devices, one of higher ``priority`` comes first, and no more
+    than ``most_unfinished`` of its trials are queued or running at a time.
+    """
+
+    search_id: str
+    submitted_at: float | None
+    weight: float
+    priority: int
+    most_unfinished: int | None
+    owner: str | None
+    held_since: float | None
+    lease_until: float | None
+
+
 class OutboxRecord(Frozen):
     """News for the projections (MLflow): this trial, or this search, has changed; read it from the ledger."""
 
@@ -121,7 +140,7 @@ def search_record(row: Mapping[Any, Any]) -> SearchRecord:
 
 def trial_record(row: Mapping[Any, Any]) -> TrialRecord:
     """Parse a row of ``trials``."""
-    values = {name: value for name, value in row.items() if name != "outcome_kind"}
+    values = {name: value for name, value in row.items() if name not in ("outcome_kind", "target")}
     for name in ("candidate", "outcome"):
         values[name] = None if values[name] is None else json.loads(values[name])
     return TrialRecord.model_validate(values)
@@ -129,4 +148,10 @@ def trial_record(row: Mapping[Any, Any]) -> TrialRecord:
 
 def worker_record(row: Mapping[Any, Any]) -> WorkerRecord:
     """Parse a row of ``workers``."""
-    return WorkerRecord.model_validate({**row, "capabilities": json.loads(row["capabilities"])})
+    return WorkerRecord.model_validate({**row, "capabilities": _capabilities(row["capabilities"])})
+
+
+@lru_cache(maxsize=1024)
+def _capabilities(text: str) -> Capabilities:
+    """Parse what a worker told of its machine; who is there is asked several times a second."""
+    return Capabilities.model_validate_json(text)

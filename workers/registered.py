@@ -7,9 +7,10 @@ from collections.abc import Callable
 from sqlalchemy import delete, insert, select, update
 
 from evaluators.capabilities import Capabilities
+from workers.database import Database, lasting
 from workers.records import WorkerRecord, worker_record
 from workers.settings import TrialSettings
-from workers.tables import Database, trial_settings, workers
+from workers.tables import trial_settings, workers
 
 BEAT_SECONDS = 3.0
 """How often a worker says that it is there."""
@@ -25,6 +26,7 @@ class Workers:
         self._database = database
         self._clock = clock
 
+    @lasting
     def register_worker(
         self, worker_id: str, name: str, host: str, pid: int, capabilities: Capabilities, device: str
     ) -> None:
@@ -38,12 +40,14 @@ class Workers:
             connection.execute(delete(workers).where(workers.c.id == worker_id))
             connection.execute(insert(workers).values(values))
 
+    @lasting
     def worker_seen(self, worker_id: str) -> bool:
         """Note that a worker is there; False if it is not registered."""
         change = update(workers).where(workers.c.id == worker_id).values(last_seen=self._clock(), ended_at=None)
         with self._database.writing() as connection:
             return connection.execute(change).rowcount == 1
 
+    @lasting
     def end_worker(self, worker_id: str) -> None:
         """Note that a worker has left; what it told of its machine is kept."""
         now = self._clock()
@@ -51,6 +55,7 @@ class Workers:
         with self._database.writing() as connection:
             connection.execute(change)
 
+    @lasting
     def workers(self) -> tuple[WorkerRecord, ...]:
         """Return every worker that ever was, the one seen last first."""
         wanted = select(workers).order_by(workers.c.last_seen.desc(), workers.c.id)
@@ -62,6 +67,7 @@ class Workers:
         lately = self._clock() - worker.last_seen <= SILENT_SECONDS
         return worker.ended_at is None and lately and is_alive(worker.id)
 
+    @lasting
     def keep_settings(self, search_id: str, settings: TrialSettings) -> None:
         """Tell workers how the trials of a search are run; what was told before is replaced."""
         with self._database.writing() as connection:
@@ -69,6 +75,7 @@ class Workers:
             values = {"search_id": search_id, "settings": settings.model_dump_json()}
             connection.execute(insert(trial_settings).values(values))
 
+    @lasting
     def settings_of(self, search_id: str) -> TrialSettings | None:
         """Return how the trials of a search are run, or None where nobody has told."""
         wanted = select(trial_settings.c.settings).where(trial_settings.c.search_id == search_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
@@ -10,10 +10,15 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert
 from evaluators.candidate import Candidate
 from evaluators.errors import UsageError
 from evaluators.outcome import Failure, FailureKind, Outcome
+from workers.database import Database, lasting
 from workers.records import AttemptRecord, EndedHow, TrialRecord, TrialSource, trial_record
-from workers.tables import Database, attempts, outbox, searches, trial_settings, trials
+from workers.tables import attempts, outbox, searches, trial_settings, trials, workers
 
 MAX_LOSSES = 8
+"""So often may the process that ran a trial be lost before the trial ends as lost."""
+
+MAX_LOST_WORKERS = 2
+"""A trial that so many different workers were lost with has crashed them, as far as anybody can tell."""
 
 _UNOWNED: dict[str, Any] = {"owner": None, "lease_until": None}
 
@@ -29,12 +34,14 @@ class Trials:
         self._database = database
         self._clock = clock
 
+    @lasting
     def trials(self, search_id: str) -> tuple[TrialRecord, ...]:
         """Return the trials of one search by number."""
         wanted = select(trials).where(trials.c.search_id == search_id).order_by(trials.c.number)
         with self._database.reading() as connection:
             return tuple(trial_record(row) for row in connection.execute(wanted).mappings())
 
+    @lasting
     def trial(self, trial_id: str) -> TrialRecord:
         """Return one trial.
 
@@ -44,6 +51,7 @@ class Trials:
         with self._database.reading() as connection:
             return trial_record(_row(connection, trial_id))
 
+    @lasting
     def queued(self, target: str, search_id: str | None = None) -> tuple[TrialRecord, ...]:
         """Return the trials of running searches that wait for ``target``, the one that has waited longest first.
 
@@ -52,14 +60,22 @@ class Trials:
         """
         running = and_(searches.c.status == "running", searches.c.cancel_requested.is_(False))
         told = trial_settings.c.search_id == trials.c.search_id
-        waiting = select(trials).join(searches).join(trial_settings, told).where(trials.c.state == "QUEUED", running)
+        mine = and_(trials.c.state == "QUEUED", trials.c.target == target)
+        waiting = select(trials).join(searches).join(trial_settings, told).where(mine, running)
         if search_id is not None:
             waiting = waiting.where(trials.c.search_id == search_id)
         with self._database.reading() as connection:
-            rows = connection.execute(waiting.order_by(trials.c.created_at, trials.c.number)).mappings().all()
-        records = (trial_record(row) for row in rows)
-        return tuple(record for record in records if record.candidate.target == target)
+            rows = connection.execute(waiting.order_by(trials.c.created_at, trials.c.number)).mappings()
+            return tuple(trial_record(row) for row in rows)
 
+    @lasting
+    def running(self) -> tuple[TrialRecord, ...]:
+        """Return the trials of all searches that run."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(trials).where(trials.c.state == "RUNNING")).mappings()
+            return tuple(trial_record(row) for row in rows)
+
+    @lasting
     def progress(self, search_id: str) -> tuple[tuple[int, int, str], ...]:
         """Return number, attempt and state of a search's trials: cheap to read, and it changes whenever one does."""
         columns = (trials.c.number, trials.c.attempt, trials.c.state)
@@ -67,12 +83,14 @@ class Trials:
         with self._database.reading() as connection:
             return tuple((row[0], row[1], row[2]) for row in connection.execute(wanted))
 
+    @lasting
     def attempts(self, trial_id: str) -> tuple[AttemptRecord, ...]:
         """Return every try at running a trial, the first one first."""
         wanted = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.attempt)
         with self._database.reading() as connection:
             return tuple(AttemptRecord.model_validate(dict(row)) for row in connection.execute(wanted).mappings())
 
+    @lasting
     def find_evaluation(self, evaluation_key: str) -> TrialRecord | None:
         """Return the latest trial of any search that was really run under this key and did not fail."""
         known = select(trials).where(
@@ -85,6 +103,7 @@ class Trials:
             row = connection.execute(known.order_by(trials.c.finished_at.desc()).limit(1)).mappings().first()
         return None if row is None else trial_record(row)
 
+    @lasting
     def add_trial(
         self, search_id: str, candidate: Candidate, source: TrialSource, evaluation_key: str, *, gates: bool = True
     ) -> TrialRecord:
@@ -110,6 +129,7 @@ class Trials:
                     "search_id": search_id,
                     "number": number,
                     "candidate": candidate.canonical,
+                    "target": candidate.target,
                     "candidate_hash": candidate.hash,
                     "evaluation_key": evaluation_key,
                     "source": source,
@@ -121,6 +141,7 @@ class Trials:
                 connection.execute(insert(trials).values(values))
             return trial_record(_row(connection, trial_id))
 
+    @lasting
     def answer_trial(self, trial_id: str, attempt: int, outcome: Outcome, answered_by: str) -> bool:
         """End a queued trial at once with what an earlier trial found; False if it is no longer queued."""
         queued = _at(trial_id, attempt, "QUEUED")
@@ -130,43 +151,50 @@ class Trials:
             _post_trial(connection, trial_id, self._clock())
         return True
 
+    @lasting
     def claim(self, trial_id: str, attempt: int, owner: str, lease_seconds: float) -> bool:
         """Take a queued attempt for ``owner``; False if it was claimed, superseded or finished by someone else."""
         now = self._clock()
         with self._database.writing() as connection:
             running = {"state": "RUNNING", "owner": owner, "lease_until": now + lease_seconds}
             if not _change(connection, _at(trial_id, attempt, "QUEUED"), running):
-                return False
+                # The connection may have been lost after the claim was made and before that was heard of.
+                mine = select(trials.c.id).where(_held(trial_id, attempt, owner))
+                return self._database.in_doubt and connection.scalar(mine) is not None
             started = {"trial_id": trial_id, "attempt": attempt, "owner": owner, "started_at": now}
             connection.execute(insert(attempts).values(started))
         return True
 
+    @lasting
     def heartbeat(self, trial_id: str, attempt: int, owner: str, lease_seconds: float) -> bool:
         """Renew the lease; False if it is no longer ours, and then the work must stop."""
         with self._database.writing() as connection:
             renewed = {"lease_until": self._clock() + lease_seconds}
             return _change(connection, _held(trial_id, attempt, owner), renewed)
 
+    @lasting
     def finish(self, trial_id: str, attempt: int, owner: str, outcome: Outcome) -> bool:
         """Record the outcome, the end of the attempt and the news of it together; False if the lease is not ours."""
         now = self._clock()
         with self._database.writing() as connection:
             done = _done(outcome, now) | {"answered_by": None}
             if not _change(connection, _held(trial_id, attempt, owner), done):
-                return False
+                return self._database.in_doubt and _has_ended(connection, trial_id, attempt, owner, "finished")
             _end_attempt(connection, trial_id, attempt, "finished", now)
             _post_trial(connection, trial_id, now)
         return True
 
+    @lasting
     def release(self, trial_id: str, attempt: int, owner: str) -> bool:
         """Give a running trial back on purpose: it is queued under the next attempt, and no loss is counted."""
         with self._database.writing() as connection:
             again = _UNOWNED | {"state": "QUEUED", "attempt": attempt + 1}
             if not _change(connection, _held(trial_id, attempt, owner), again):
-                return False
+                return self._database.in_doubt and _has_ended(connection, trial_id, attempt, owner, "released")
             _end_attempt(connection, trial_id, attempt, "released", self._clock())
         return True
 
+    @lasting
     def amend(self, trial_id: str, attempt: int, outcome: Outcome) -> bool:
         """Replace the outcome of a finished attempt by one with more evidence; False if it is not finished any more."""
         with self._database.writing() as connection:
@@ -176,6 +204,7 @@ class Trials:
             _post_trial(connection, trial_id, self._clock())
         return True
 
+    @lasting
     def rerun(self, trial_id: str, *, gates: bool = False) -> TrialRecord:
         """Queue a finished trial once more; its outcome stays until a new one replaces it.
 
@@ -185,10 +214,13 @@ class Trials:
         with self._database.writing() as connection:
             row = _row(connection, trial_id)
             again = {"state": "QUEUED", "attempt": row["attempt"] + 1, "gates": gates}
+            if self._database.in_doubt and row["state"] == "QUEUED" and row["outcome"] is not None:
+                return trial_record(row)
             if not _change(connection, _at(trial_id, row["attempt"], "DONE"), again):
                 raise UsageError(f"trial {trial_id} is {row['state']}; only a finished trial can be run again")
             return trial_record(_row(connection, trial_id))
 
+    @lasting
     def withdraw(self, trial_id: str) -> bool:
         """Take a rerun back, so that the trial is finished with its earlier outcome; False if there is none.
 
@@ -203,32 +235,55 @@ class Trials:
                 _end_attempt(connection, trial_id, row["attempt"], "released", self._clock())
             return True
 
+    @lasting
     def requeue_lost(
-        self, search_id: str, is_alive: Callable[[str], bool], *, max_losses: int = MAX_LOSSES
-    ) -> tuple[TrialRecord, ...]:
+        self, search_id: str, is_alive: Callable[[str], bool], *, max_losses: int = MAX_LOSSES,
+        max_lost_workers: int = MAX_LOST_WORKERS,
+    ) -> tuple[TrialRecord, ...]:  # fmt: skip
         """Take back the running trials whose lease has expired or whose owner is dead, and return them.
 
-        Each is queued under its next attempt; after ``max_losses`` losses it ends as failed (lost), or with the
-        outcome that it had before a rerun.
+        Each is queued under its next attempt. After ``max_losses`` losses it ends as failed (lost), and after losses
+        of ``max_lost_workers`` different workers as failed (crashed); or with the outcome that it had before a rerun.
         """
         now = self._clock()
         running = select(trials).where(trials.c.search_id == search_id, trials.c.state == "RUNNING")
-        taken = []
+        with self._database.reading() as connection:
+            rows = connection.execute(running.order_by(trials.c.number)).mappings().all()
+        lost = [row for row in rows if row["lease_until"] <= now or not is_alive(row["owner"])]
+        if not lost:
+            return ()
         with self._database.writing() as connection:
-            for row in connection.execute(running.order_by(trials.c.number)).mappings().all():
-                if row["lease_until"] > now and is_alive(row["owner"]):
-                    continue
-                unrenewed = trials.c.lease_until == row["lease_until"]
-                mine = and_(_held(row["id"], row["attempt"], row["owner"]), unrenewed)
-                lost_here = and_(attempts.c.trial_id == row["id"], attempts.c.ended_how == "lost")
-                losses = (connection.scalar(select(func.count()).select_from(attempts).where(lost_here)) or 0) + 1
-                if not _change(connection, mine, _after_loss(row, losses, max_losses, now)):
-                    continue
-                _end_attempt(connection, row["id"], row["attempt"], "lost", now)
-                if losses >= max_losses:
-                    _post_trial(connection, row["id"], now)
-                taken.append(trial_record(_row(connection, row["id"])))
-        return tuple(taken)
+            took = [row for row in lost if _take_back(connection, row, max_losses, max_lost_workers, now)]
+            return tuple(trial_record(_row(connection, row["id"])) for row in took)
+
+
+def _take_back(connection: Connection, row: RowMapping, max_losses: int, max_lost_workers: int, now: float) -> bool:
+    """Take a running trial from its owner, unless that one has renewed its lease meanwhile."""
+    unrenewed = trials.c.lease_until == row["lease_until"]
+    mine = and_(_held(row["id"], row["attempt"], row["owner"]), unrenewed)
+    lost_here = and_(attempts.c.trial_id == row["id"], attempts.c.ended_how == "lost")
+    owners = [*connection.scalars(select(attempts.c.owner).where(lost_here)), row["owner"]]
+    registered = set(connection.scalars(select(workers.c.id).where(workers.c.id.in_(owners))))
+    failure = _fatal_loss(owners, registered, max_losses, max_lost_workers)
+    if not _change(connection, mine, _after_loss(row, failure, now)):
+        return False
+    _end_attempt(connection, row["id"], row["attempt"], "lost", now)
+    if failure is not None:
+        _post_trial(connection, row["id"], now)
+    return True
+
+
+def _fatal_loss(
+    owners: Sequence[str], registered: Collection[str], max_losses: int, max_lost_workers: int
+) -> Failure | None:
+    """Return how a trial ends whose ``owners`` were lost, some of them ``registered`` workers; None to try again."""
+    if len(registered) >= max_lost_workers:
+        reason = f"{len(registered)} workers were lost while they ran it: {', '.join(sorted(registered))}"
+        return Failure(kind=FailureKind.CRASHED, stage="worker", reason=reason)
+    if len(owners) < max_losses:
+        return None
+    reason = f"its worker was lost {len(owners)} times before it answered, the last one was {owners[-1]}"
+    return Failure(kind=FailureKind.LOST, stage="worker", reason=reason)
 
 
 def post(connection: Connection, search_id: str, trial_number: int | None, now: float) -> None:
@@ -272,12 +327,16 @@ def _done(outcome: Outcome, now: float) -> dict[str, Any]:
     return _UNOWNED | {"state": "DONE", "outcome": text, "outcome_kind": outcome.kind, "finished_at": now}
 
 
-def _after_loss(row: RowMapping, losses: int, max_losses: int, now: float) -> dict[str, Any]:
-    if losses < max_losses:
+def _has_ended(connection: Connection, trial_id: str, attempt: int, owner: str, how: EndedHow) -> bool:
+    this = and_(attempts.c.trial_id == trial_id, attempts.c.attempt == attempt)
+    ended = select(attempts.c.trial_id).where(this, attempts.c.owner == owner, attempts.c.ended_how == how)
+    return connection.scalar(ended) is not None
+
+
+def _after_loss(row: RowMapping, failure: Failure | None, now: float) -> dict[str, Any]:
+    if failure is None:
         return _UNOWNED | {"state": "QUEUED", "attempt": row["attempt"] + 1}
     if row["outcome"] is not None:
         return _UNOWNED | {"state": "DONE"}
-    reason = f"its worker was lost {losses} times before it answered, the last one was {row['owner']}"
-    failure = Failure(kind=FailureKind.LOST, stage="worker", reason=reason)
     reproduce = f"paretune reproduce {row['search_id']} {row['number']}"
     return _done(Outcome(kind="failed", failure=failure, reproduce=reproduce), now)

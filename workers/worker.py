@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from evaluators.capabilities import Capabilities
@@ -28,6 +30,10 @@ WATCH_SECONDS = 1.0
 
 RETRY_SECONDS = 5.0
 """How long a worker waits after the ledger or the sandbox failed."""
+
+
+Hear = Callable[[str, Callable[[str], None], Callable[[float], bool]], None]
+"""Hears what is rung for a target, hands the ids of trials to a function, and ends when ``until(seconds)`` says so."""
 
 
 class Worker:
@@ -68,11 +74,15 @@ class Worker:
         self.device = device or (devices_of(self.target.name) or ("cpu",))[0]
         self.id = owner_name(f"{self.target.name}@{self.device}")
         self.name = name or f"{socket.gethostname()}-{self.target.name}"
+        self._finished = 0
         self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks,
                                       interpreters=interpreters)  # fmt: skip
 
-    def run(self, drain: Cancellation, abort: Cancellation) -> int:
+    def run(self, drain: Cancellation, abort: Cancellation, hear: Hear | None = None) -> int:
         """Work until ``drain`` is set, and the trial in progress has ended; ``abort`` gives that back at once.
+
+        Args:
+            hear: brings the ids of trials that wait; the ledger is looked at again and again unless told.
 
         Returns:
             The number of trials that it finished.
@@ -80,30 +90,48 @@ class Worker:
         self._ledger.register_worker(
             self.id, self.name, socket.gethostname(), os.getpid(), self._capabilities, self.device
         )
-        finished = 0
+        self._finished = 0
         try:
             with Repeated(lambda: self._ledger.worker_seen(self.id), BEAT_SECONDS, f"beat {self.name}"):
-                while not (drain.is_set or abort.is_set):
-                    try:
-                        worked = self._work(abort)
-                    except InfrastructureError as error:
-                        self._say(f"{error}; trying again in {RETRY_SECONDS:g} s")
-                        wait_for((drain, abort), RETRY_SECONDS)
-                        continue
-                    finished += worked is True
-                    if worked is None:
-                        wait_for((drain, abort), LOOK_SECONDS)
+                if hear is None:
+                    self._look(drain, abort)
+                else:
+                    hear(self.target.name, partial(self._answer, drain, abort), partial(wait_for, (drain, abort)))
         finally:
-            self._ledger.end_worker(self.id)
-        return finished
+            # Where the ledger cannot be told, it notices the silence.
+            with suppress(InfrastructureError):
+                self._ledger.end_worker(self.id)
+        return self._finished
 
-    def _work(self, abort: Cancellation) -> bool | None:
-        """Run the oldest queued trial that is for such a machine; None if there is none, False if it was taken back."""
+    def _look(self, drain: Cancellation, abort: Cancellation) -> None:
+        """Look into the ledger for trials, again and again."""
+        while not (drain.is_set or abort.is_set):
+            try:
+                worked = self._work(abort)
+            except InfrastructureError as error:
+                self._say(f"{error}; trying again in {RETRY_SECONDS:g} s")
+                wait_for((drain, abort), RETRY_SECONDS)
+                continue
+            if not worked:
+                wait_for((drain, abort), LOOK_SECONDS)
+
+    def _answer(self, drain: Cancellation, abort: Cancellation, trial_id: str) -> None:
+        """Run the trial that somebody rang for, if it still waits for such a machine."""
+        if drain.is_set or abort.is_set:
+            return
+        try:
+            self._work(abort, trial_id)
+        except InfrastructureError as error:
+            self._say(f"{error}; whoever rang will ring again")
+
+    def _work(self, abort: Cancellation, only: str | None = None) -> bool:
+        """Run the oldest queued trial that is for such a machine, or the ``only`` one; False if there is none."""
         for trial in self._ledger.queued(self.target.name, self._search_id):
-            settings = self._ledger.settings_of(trial.search_id)
+            settings = self._ledger.settings_of(trial.search_id) if only in (None, trial.id) else None
             if settings is not None and settings.suits(self.target):
-                return self._see_through(trial, settings, abort)
-        return None
+                self._finished += self._see_through(trial, settings, abort)
+                return True
+        return False
 
     def _see_through(self, trial: TrialRecord, settings: TrialSettings, abort: Cancellation) -> bool:
         self._say(f"trial {trial.id}: {trial.candidate.label()}")

@@ -72,8 +72,15 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         fleet.worker,
         "paretune worker --home /shared/paretune\n\n"
         "paretune worker --home /shared/paretune --target cuda-sm90 --device cuda:1\n\n"
-        "SIGTERM: the trial in progress is finished, then it leaves. Ctrl-C: that one is queued again.",
+        "paretune worker --home /shared/paretune --fleet postgresql://paretune@db/paretune --broker redis://queue/0\n\n"
+        "SIGTERM: the trial in progress is finished, then it leaves. SIGQUIT or Ctrl-C: that one is queued again.",
     ),
+    (
+        fleet.coordinator,
+        "paretune coordinator --home /shared/paretune --fleet postgresql://paretune@db/paretune --broker redis://queue/0\n\n"
+        "SIGTERM or Ctrl-C: it leaves, and the next coordinator goes on.",
+    ),
+    (fleet.fleet, "paretune fleet\n\nparetune fleet --json | jq '.workers\\[] | select(.present)'"),
     (ui.ui, "paretune ui latest\n\nparetune ui latest --port 5001\n\nparetune ui latest --print"),
 )
 for command, examples in COMMANDS:

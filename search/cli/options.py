@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from search.spec import SearchSpec
 
-LIMITS, SPACE, SPENDING = "Limits and goal", "Space", "What may be spent"
+LIMITS, SPACE, SPENDING, FLEET = "Limits and goal", "Space", "What may be spent", "Fleet"
 _LISTS = ("target", "backend", "batch_size")
 
 
@@ -67,6 +67,21 @@ HomeConfig = Annotated[
     typer.Option(
         "--config", metavar="FILE", is_eager=True, callback=_with_home,
         help="YAML file of settings, of which this command takes 'home' and 'backends'",
+    ),
+]  # fmt: skip
+
+Fleet = Annotated[
+    str | None,
+    typer.Option(
+        "--fleet", metavar="URL", envvar="PARETUNE_FLEET", rich_help_panel=FLEET,
+        help="ledger of the fleet, such as postgresql://paretune@host/paretune; the home joins it and keeps it in mind",
+    ),
+]  # fmt: skip
+Broker = Annotated[
+    str | None,
+    typer.Option(
+        "--broker", metavar="URL", envvar="PARETUNE_BROKER", rich_help_panel=FLEET,
+        help="Redis that tells workers of new trials, such as redis://host:6379/0; without it they look by themselves",
     ),
 ]  # fmt: skip
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import options
-from search.cli.options import LIMITS, SPENDING
-from search.cli.output import Reply, console
+from search.cli import INTERRUPTED, options
+from search.cli.options import FLEET, LIMITS, SPENDING
+from search.cli.output import Reply, console, note
 
 if TYPE_CHECKING:
     from search.live import LiveProgress
@@ -80,19 +80,65 @@ def search(
     seed: Annotated[int | None, typer.Option(metavar="N", help="seed of the sampler (default 0)")] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="name to find the search by")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="show the plan, run nothing")] = False,
+    fleet: options.Fleet = None,
+    weight: Annotated[
+        float | None, typer.Option(metavar="X", help="share of the fleet (default 1)", rich_help_panel=FLEET)
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(metavar="N", help="higher comes first (default 0)", rich_help_panel=FLEET)
+    ] = None,
+    most_at_once: Annotated[
+        int | None, typer.Option(metavar="N", help="trials at a time, at most", rich_help_panel=FLEET)
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", metavar="", help="leave it to the fleet and return", rich_help_panel=FLEET)
+    ] = False,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.Config = None,
 ) -> Reply:
     """Search the joint space for the best models within the limits."""
+    from evaluators.errors import UsageError
     from search import api
+    from workers.ledger import joined_fleet
 
     spec = options.spec_of(context, config)
     if dry_run:
         return _planned(spec, home)
+    asked = {"weight": weight, "priority": priority, "most_at_once": most_at_once}
+    share = {name: value for name, value in asked.items() if value is not None}
+    if fleet is not None or joined_fleet(home):
+        return _submitted(spec, home, fleet, share, detach)
+    if detach or share:
+        raise UsageError("--detach, --weight, --priority and --most-at-once are for a fleet; name it with --fleet URL")
     with _progress(spec) as progress:
         result = api.run_spec(spec, home, progress)
     return _finished(result)
+
+
+def _submitted(spec: SearchSpec, home: Path, url: str | None, share: dict[str, float], detach: bool) -> Reply:
+    """Leave a search to a fleet, and show it until it is over; Ctrl-C stops looking on, not the search."""
+    from pydantic import ValidationError
+
+    from evaluators.errors import UsageError
+    from search import api, fleet_api
+
+    try:
+        granted = fleet_api.Share.model_validate(share)
+    except ValidationError as error:
+        told = error.errors()[0]
+        raise UsageError(f"--{str(told['loc'][0]).replace('_', '-')}: {told['msg']} (got {told['input']})") from None
+    fleet_api.fleet_of(home, url)
+    record = fleet_api.submit(spec, home, granted)
+    if detach:
+        left = {"search": record.id, "name": record.name, "submitted": True}
+        return Reply(left, lambda: f"{record.name} is left to the fleet; paretune status {record.name} shows it")
+    try:
+        with _progress(spec) as progress:
+            return _finished(fleet_api.follow(record.id, home, progress).result)
+    except KeyboardInterrupt:
+        note(f"the fleet goes on; paretune status {record.name} shows it, paretune cancel {record.name} stops it")
+        return Reply(api.result(record.id, home).to_json(), lambda: "", INTERRUPTED)
 
 
 def resume(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.fleet import part
+from scripts.servers import PostgreSql, Redis, wait_until
 from tests.conftest import ROOT, TINY, paretune
 
 TIMES_SLOWER = 5
@@ -78,3 +80,22 @@ def test_a_search_without_a_worker_says_whom_it_waits_for_and_ends_in_time(tmp_p
     (waited,) = (note for note in answer.json["notes"] if note.startswith("waiting"))
     assert waited.startswith("waiting for cuda-sm90: no worker yet; start one on such a machine: paretune worker")
     assert waited in answer.stderr
+
+
+def test_a_search_is_left_to_a_fleet_of_real_processes_and_come_back_to(
+    postgresql: PostgreSql, broker: Redis, tmp_path: Path
+) -> None:
+    at = ("--home", str(tmp_path / "home"))
+    fleet = (*at, "--fleet", postgresql.new_ledger(), "--broker", broker.url)
+    with part("worker", *fleet), part("coordinator", *fleet):
+        wait_until(lambda: any(each["present"] for each in paretune("fleet", *at, "--json").json["workers"]), 120)
+        left = paretune("search", TINY, *fleet[:4], "--backend", "eager", "--batch-size", "4", "--threads", "1",
+                        "--latency-budget", "1s", "--max-accuracy-drop", "0.2", "--trials", "3", "--name", "left",
+                        "--detach", "--json")  # fmt: skip
+        assert (left.code, left.json["submitted"]) == (0, True), left.stderr
+        followed = paretune("resume", "left", *at, "--json")
+    assert followed.code == 0, followed.stderr
+    assert followed.json["trials"]["total"] == 3 and followed.json["best"]["outcome"] == "measured"
+    (state,) = paretune("status", *at, "--json").json["searches"]
+    assert (state["search"], state["status"], state["result"]) == (left.json["search"], "finished", followed.json)
+    assert paretune("fleet", *at, "--json").json["workers"][0]["present"] is False

@@ -40,7 +40,7 @@ from tests.search.factories import a_profile, a_result, a_search, a_spec, a_targ
 
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
-    "reproduce", "ui", "worker",
+    "reproduce", "ui", "worker", "coordinator", "fleet",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
@@ -538,7 +538,7 @@ def test_a_worker_is_told_what_to_serve_and_tells_what_it_did(run: Run, api: Fak
 @pytest.mark.parametrize(
     ("signals", "drained", "aborted"),
     [((), False, False), ((signal.SIGTERM,), True, False), ((signal.SIGTERM,) * 2, True, True),
-     ((signal.SIGINT,), True, True)],
+     ((signal.SIGINT,), True, True), ((signal.SIGQUIT,), True, True)],
 )  # fmt: skip
 def test_a_worker_drains_when_it_is_terminated_and_stops_at_the_second_time(
     run: Run, api: FakeApi, signals: tuple[signal.Signals, ...], drained: bool, aborted: bool

@@ -262,7 +262,7 @@ def test_trials_of_all_targets_are_queued_for_the_workers_that_are_there(
     trials = trial_results(ledger.trials(search), PRICED)
     assert len(trials) == 12 and all(trial.outcome == "measured" for trial in trials)
     assert {trial.candidate.target for trial in trials} == {QUICK, CHEAP}
-    assert machines.most <= 2, "no more is queued than workers are there"
+    assert machines.most <= 4, "one more is queued on each target than workers are there"
     assert notes == []
 
 

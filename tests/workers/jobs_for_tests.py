@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.candidate import Candidate, Runtime
+from evaluators.capabilities import BackendReport, Capabilities
 from evaluators.jobs import CompareJob, Comparison, Job, JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
 from evaluators.outcome import Evidence, Outcome
 from evaluators.profile import WorkloadProfile
 from evaluators.structure import Structure, TensorSpec
+from evaluators.target import Target
 
 RUNNER = "jobs_for_tests:run"
 
@@ -51,6 +53,16 @@ PROFILE = WorkloadProfile(
 
 MEASURED = Outcome(kind="measured", evidence=Evidence(size_bytes=16))
 REJECTED = Outcome(kind="rejected", gate="latency")
+
+
+def capabilities(target: str = "cpu", cores: int = 2) -> Capabilities:
+    """Return what a machine with one backend tells of itself."""
+    found = Target(name=target, processor="p", features=(), cores=cores, memory_bytes=2**33, system="s", installed={})
+    backend = BackendReport(name="eager", usable=True, reason=None, versions={}, schemes=("fp32",))
+    return Capabilities(target=found, backends=(backend,))
+
+
+CAPABILITIES = capabilities()
 
 
 def candidate(number: int = 0, **knobs: Any) -> Candidate:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 
 import pytest
-from jobs_for_tests import MEASURED, PROFILE, REJECTED, candidate, together
+from jobs_for_tests import CAPABILITIES, MEASURED, PROFILE, REJECTED, candidate, together
 
 from evaluators.errors import UsageError
 from evaluators.outcome import Evidence, Failure, FailureKind, Outcome
@@ -32,10 +31,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", clock=clock)
-    yield ledger
-    ledger.close()
+def ledger(ledger_url: str, clock: Clock) -> Iterator[Ledger]:
+    with closing(Ledger(ledger_url, clock=clock)) as ledger:
+        yield ledger
 
 
 @pytest.fixture
@@ -182,13 +180,21 @@ def test_the_news_of_a_finish_is_posted_with_it(ledger: Ledger, search: SearchRe
     assert ledger.pending(search.id) == ()
 
 
+FULL = {
+    "sqlite": ["CREATE TRIGGER full_disk BEFORE INSERT ON outbox BEGIN SELECT RAISE(FAIL, 'disk full'); END"],
+    "postgresql": [
+        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'disk full'; END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER full_disk BEFORE INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ],
+}
+
+
 def test_a_finish_whose_news_cannot_be_posted_does_not_happen(ledger: Ledger, search: SearchRecord) -> None:
     trial = queue(ledger, search)
     ledger.claim(trial.id, 1, "me", 60)
-    file = ledger._database._engine.url.database
-    assert file is not None
-    with sqlite3.connect(file) as connection:
-        connection.execute("CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(FAIL, 'disk full'); END")
+    with ledger._database.writing() as connection:
+        for statement in FULL[connection.dialect.name]:
+            connection.exec_driver_sql(statement)
 
     with pytest.raises(Exception, match="disk full"):
         ledger.finish(trial.id, 1, "me", MEASURED)
@@ -281,6 +287,23 @@ def test_a_rerun_that_is_lost_too_often_keeps_its_outcome(ledger: Ledger, search
     (lost,) = ledger.requeue_lost(search.id, never, max_losses=1)
 
     assert (lost.state, lost.outcome) == ("DONE", REJECTED)
+
+
+def test_a_trial_that_two_different_workers_were_lost_with_has_crashed_them(
+    ledger: Ledger, search: SearchRecord
+) -> None:
+    for name in ("a", "b"):
+        ledger.register_worker(name, name, "host", 1, CAPABILITIES, "cpu")
+    trial = queue(ledger, search)
+    for attempt, owner in enumerate(("a", "a", "a search's own process", "b"), start=1):
+        assert ledger.claim(trial.id, attempt, owner, 60)
+        (lost,) = ledger.requeue_lost(search.id, never)
+        assert (lost.state == "DONE") == (owner == "b"), owner
+
+    assert lost.outcome is not None and lost.outcome.failure is not None
+    assert lost.outcome.failure.kind == FailureKind.CRASHED
+    assert lost.outcome.failure.reason == "2 workers were lost while they ran it: a, b"
+    assert [attempt.ended_how for attempt in ledger.attempts(trial.id)] == ["lost"] * 4
 
 
 def test_an_unknown_trial_is_a_usage_error(ledger: Ledger) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from jobs_for_tests import MEASURED, REJECTED, candidate
 
 from evaluators.outcome import FailureKind
+from scripts.servers import PostgreSql
 from workers.ledger import Ledger
 
 OWNERS = ("a", "b")
@@ -44,9 +45,12 @@ class LedgerModel(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.now = 0.0
-        self.ledger = Ledger(f"sqlite:///{Path(self.folder.name) / 'ledger.db'}", clock=lambda: self.now)
+        self.ledger = Ledger(self.url(), clock=lambda: self.now)
         self.search = self.ledger.create_search("w.py:workload", {}).id
         self.trials: list[Expected] = []
+
+    def url(self) -> str:
+        return f"sqlite:///{Path(self.folder.name) / 'ledger.db'}"
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -163,7 +167,24 @@ class LedgerModel(RuleBasedStateMachine):
                 assert trial.outcome.failure.kind == FailureKind.LOST
 
 
+class PostgreSqlModel(LedgerModel):
+    server: PostgreSql
+
+    def url(self) -> str:
+        return self.server.new_ledger()
+
+
 TestLedgerModel = LedgerModel.TestCase
 TestLedgerModel.settings = settings(
     max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_it_agrees_on_postgresql_too(postgresql: PostgreSql) -> None:
+    PostgreSqlModel.server = postgresql
+    run_state_machine_as_test(
+        PostgreSqlModel,
+        settings=settings(
+            max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.errors import InfrastructureError, UsageError
-from workers.locks import device_lock, lock_folder, search_lock
+from evaluators.errors import InfrastructureError
+from workers.locks import device_lock, lock_folder
 
 
 def give_up(_: float) -> bool:
@@ -65,25 +64,6 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         assert held
 
 
-def test_a_search_has_one_coordinator_and_says_which(tmp_path: Path) -> None:
-    holder = hold(f"""
-        from workers.locks import search_lock
-        with search_lock(Path({str(tmp_path)!r}), "a1b2"):
-            print("held", flush=True)
-            time.sleep(60)
-    """)
-
-    with pytest.raises(UsageError, match=f"search a1b2 is being run by process {holder.pid} since"):
-        coordinate(tmp_path, "a1b2")
-    with search_lock(tmp_path, "c3d4"):
-        pass
-
-    holder.kill()
-    holder.wait()
-    with search_lock(tmp_path, "a1b2"), pytest.raises(UsageError, match=f"process {os.getpid()}"):
-        coordinate(tmp_path, "a1b2")
-
-
 def test_the_folder_of_locks_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
@@ -98,11 +78,6 @@ def test_the_folder_of_locks_is_the_users_own(tmp_path: Path, monkeypatch: pytes
     folder.symlink_to(tmp_path)
     with pytest.raises(InfrastructureError, match="only you may use"):
         lock_folder()
-
-
-def coordinate(home: Path, search_id: str) -> None:
-    with search_lock(home, search_id):
-        raise AssertionError("two coordinators run one search")
 
 
 def hold(script: str) -> subprocess.Popen[str]:

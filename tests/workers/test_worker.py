@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_for_tests import MEASURED, PROFILE, candidate, until, wait_for_file
+from jobs_for_tests import MEASURED, PROFILE, candidate, capabilities, until, wait_for_file
 
-from evaluators.capabilities import BackendReport, Capabilities
-from evaluators.target import Target
+from evaluators.capabilities import Capabilities
 from workers.lease import Cancellation, owner_is_alive, owner_name
 from workers.ledger import Ledger
 from workers.records import TrialRecord
@@ -28,12 +27,6 @@ from workers.supervisor import device_environment
 from workers.worker import Worker
 
 SETTINGS = TrialSettings(profile=PROFILE, trial_timeout_s=20.0, lease_seconds=30.0, memory_limit_bytes=2**30)
-
-
-def capabilities(target: str = "cpu", cores: int = 2) -> Capabilities:
-    found = Target(name=target, processor="p", features=(), cores=cores, memory_bytes=2**33, system="s", installed={})
-    backend = BackendReport(name="eager", usable=True, reason=None, versions={}, schemes=("fp32",))
-    return Capabilities(target=found, backends=(backend,))
 
 
 @pytest.fixture
@@ -215,8 +208,7 @@ def test_workers_of_one_target_share_the_trials_and_none_runs_twice(
     script = f"""
         import signal
         from pathlib import Path
-        from jobs_for_tests import RUNNER
-        from test_worker import capabilities
+        from jobs_for_tests import RUNNER, capabilities
         from workers.lease import Cancellation
         from workers.ledger import Ledger
         from workers.sandbox import Sandbox

@@ -1,0 +1,67 @@
+"""A whole fleet on this machine, by one command: PostgreSQL, Redis, a coordinator and workers, until Ctrl-C.
+
+``python -m scripts.fleet --home .fleet --workers 1``, or ``make fleet``. Servers come from pip packages or the PATH,
+and listen on the loopback only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from scripts.servers import PostgreSql, Redis
+
+LEAVE_SECONDS = 60.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the fleet until somebody stops it, and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--home", type=Path, default=Path(".fleet"), help="folder that all parts share")
+    parser.add_argument("--workers", type=int, default=1, help="workers of this machine's default target")
+    told = parser.parse_args(arguments)
+    home = told.home.resolve()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        servers = home / "servers"
+        database = stack.enter_context(PostgreSql(servers / "postgresql", durable=True))
+        broker = stack.enter_context(Redis(servers / "redis", durable=True))
+        places = ["--home", str(home), "--fleet", database.url, "--broker", broker.url]
+        parts = [stack.enter_context(part("coordinator", *places))]
+        for number in range(told.workers):
+            parts.append(stack.enter_context(part("worker", *places, "--name", f"worker-{number}")))
+        print(f"the fleet is up; in another shell:\n  paretune search WORKLOAD --home {home}\n"
+              f"  paretune fleet --home {home}", flush=True)  # fmt: skip
+        try:
+            while all(each.poll() is None for each in parts):
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            return 0
+    print("a part of the fleet has ended by itself; its last words are above", file=sys.stderr)
+    return 3
+
+
+@contextmanager
+def part(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of paretune for the block; it is asked to leave at its end."""
+    command = [str(Path(sys.executable).with_name("paretune")), *arguments]
+    with subprocess.Popen(command, env=os.environ, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(LEAVE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
