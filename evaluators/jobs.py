@@ -89,7 +89,18 @@ class CompareJob(Frozen):
     seed: int = 0
 
 
-Job = Annotated[ProfileJob | PrepareJob | MeasureJob | CompareJob, Field(discriminator="job")]
+class SealedJob(Frozen):
+    """Score a built bundle on the sealed test split of its workload: what a promotion asks, and nothing else does."""
+
+    job: Literal["sealed"] = "sealed"
+    bundle: str
+    profile: WorkloadProfile
+    home: str
+    constraints: tuple[Constraint, ...]
+    protocol: Protocol = Protocol()
+
+
+Job = Annotated[ProfileJob | PrepareJob | MeasureJob | CompareJob | SealedJob, Field(discriminator="job")]
 
 
 class Prepared(Frozen):

@@ -18,13 +18,14 @@ from sqlalchemy.exc import IntegrityError
 from evaluators.errors import UsageError
 from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
+from workers.promotions import Promotions
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
 from workers.registered import Workers
 from workers.tables import Database, outbox, searches, trial_settings, trials
 from workers.trials import Trials, post
 
 
-class Ledger(Trials, Workers):
+class Ledger(Trials, Workers, Promotions):
     """Searches, their trials, those who run them, and the outbox of news about them. Safe to share between threads.
 
     Args:

@@ -84,6 +84,26 @@ def search_lock(home: Path, search_id: str) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def registry_lock(home: Path, model: str, *, wait: Callable[[float], bool] | None = None) -> Iterator[None]:
+    """Be the only one who moves aliases of a registered model of this home for the block; others wait for it.
+
+    Raises:
+        InfrastructureError: ``wait`` gave up.
+    """
+    folder = home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"registry-{_file_name(model)}.lock")
+    pause = wait or _sleep
+    while not _try(lock):
+        if pause(_RETRY_SECONDS):
+            raise InfrastructureError(f"somebody else is moving aliases of {model}; try again when they are done")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _try(lock: FileLock) -> bool:
     try:
         lock.acquire(timeout=0)

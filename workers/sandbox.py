@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from evaluators.errors import InfrastructureError
 from evaluators.frozen import Frozen
-from evaluators.jobs import CompareJob, JobResult, MeasureJob, PrepareJob, ProfileJob
+from evaluators.jobs import CompareJob, JobResult, MeasureJob, PrepareJob, ProfileJob, SealedJob
 from workers.child import JobRequest
 from workers.lease import Cancellation
 from workers.link import ForkServer, JobLink, spawn_warden
 
-AnyJob = ProfileJob | PrepareJob | MeasureJob | CompareJob
+AnyJob = ProfileJob | PrepareJob | MeasureJob | CompareJob | SealedJob
 
 # Loading torch from a cold disk takes tens of seconds.
 _START_SECONDS = 120.0

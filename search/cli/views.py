@@ -58,7 +58,7 @@ def _target_facts(target: Target, why: str) -> dict[str, str]:
 
 
 def _backends(reports: Sequence[BackendReport]) -> Table:
-    backends = _table("backend", "", "versions, or what to do; schemes")
+    backends = plain_table("backend", "", "versions, or what to do; schemes")
     for backend in reports:
         mark = Text("usable", "green") if backend.usable else Text("no", "red")
         versions = ", ".join(f"{name} {version}" for name, version in sorted(backend.versions.items()))
@@ -91,13 +91,13 @@ def check(report: CheckReport) -> RenderableType:
 
 def space(report: SpaceReport) -> RenderableType:
     """The size of a space, its dimensions, and what was left out."""
-    dimensions = _table("dimension", "values, the default first")
+    dimensions = plain_table("dimension", "values, the default first")
     for dimension in report.dimensions:
         values = Text(_values(dimension.values, dimension.default))
         dimensions.add_row(
             dimension.name, values.append(f"\n{dimension.description}" if dimension.description else "", "dim")
         )
-    exclusions = _table("left out", "why")
+    exclusions = plain_table("left out", "why")
     for exclusion in report.exclusions:
         exclusions.add_row(exclusion.what, exclusion.why)
     left_out: list[RenderableType] = ["", exclusions] if report.exclusions else []
@@ -126,7 +126,7 @@ def searches(found: Sequence[StatusReport]) -> RenderableType:
     """Every search of a home, one a line."""
     if not found:
         return Text("no search yet")
-    table = _table("search", "begun", "status", "trials", "name", "best", folded=("name", "best"))
+    table = plain_table("search", "begun", "status", "trials", "name", "best", folded=("name", "best"))
     for state in found:
         undecided = state.result.trials.undecided
         best = state.result.best.label if state.result.best else f"– ({undecided} undecided)" if undecided else "–"
@@ -173,7 +173,7 @@ def facts_table(values: dict[str, str]) -> Table:
     return table
 
 
-def _table(*headings: str, folded: tuple[str, ...] = ()) -> Table:
+def plain_table(*headings: str, folded: tuple[str, ...] = ()) -> Table:
     """A plain table; the columns ``folded``, else the last, give way where the terminal is narrow."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
