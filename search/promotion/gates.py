@@ -151,7 +151,9 @@ def _judged(name: GateName, outcome: Outcome, limits: Iterable[Constraint], conf
         found = "; ".join([*map(describe, missed), *(f"{metric} was not measured" for metric in unknown)])
         return Gate(gate=name, status="refused", found=found, advice=advice_for(missed, name))
     kept = ", ".join(describe(verdict) for verdict in outcome.verdicts) or "no limits"
-    return Gate(gate=name, status="passed", found=f"{kept}, at {show_confidence(confidence)}")
+    parity = outcome.evidence.parity
+    close = f"; {parity.sqnr_db:.0f} dB from the original model" if parity else ""
+    return Gate(gate=name, status="passed", found=f"{kept}, at {show_confidence(confidence)}{close}")
 
 
 def _fingerprint(manifest: Manifest, targets: Iterable[Target]) -> str | None:
