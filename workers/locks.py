@@ -85,19 +85,17 @@ def search_lock(home: Path, search_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def registry_lock(home: Path, model: str, *, wait: Callable[[float], bool] | None = None) -> Iterator[None]:
+def registry_lock(home: Path, model: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Be the only one who moves aliases of a registered model of this home for the block; others wait for it.
 
-    Raises:
-        InfrastructureError: ``wait`` gave up.
+    ``waiting`` is called once where somebody else is at it.
     """
     folder = home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"registry-{_file_name(model)}.lock")
-    pause = wait or _sleep
-    while not _try(lock):
-        if pause(_RETRY_SECONDS):
-            raise InfrastructureError(f"somebody else is moving aliases of {model}; try again when they are done")
+    if not _try(lock):
+        waiting()
+        lock.acquire()
     try:
         yield
     finally:

@@ -25,8 +25,6 @@ def score_sealed(job: SealedJob, clock: StageClock) -> Outcome:
         IntegrityError: the bundle is not what was built, or the split is not the one that the search knew.
         NotFiniteError: a score is NaN or infinite.
     """
-    folder = Path(job.bundle)
-    manifest = open_bundle(folder, trusted=True)  # the caller has compared its digest with the one that was measured
     with clock.stage("read"):
         workload = load_workload(job.profile.reference)
         if workload.test is None:
@@ -34,6 +32,8 @@ def score_sealed(job: SealedJob, clock: StageClock) -> Outcome:
         sealed = replace(workload, validation=workload.test)
         test_digest = _checked_digest(sealed, job)
     with clock.stage("load"):
+        folder = Path(job.bundle)
+        manifest = open_bundle(folder, trusted=True)  # the caller has compared its digest with what was measured
         runner = find_backend(manifest.candidate.backend).load(folder, manifest)
     with clock.stage("accuracy"):
         # Scoring knows one split: the test split stands in its place, under its own digest.

@@ -115,7 +115,7 @@ def sealed_gate(passage: Passage, subject: Subject, certifier: Certifier) -> Pas
     """The accuracy limits hold on the test split that nothing has looked at before."""
     profile = subject.settings.profile
     if "test" not in profile.data_digests:
-        found = f"workload {profile.name} has no sealed test split"
+        found = f"workload {profile.name} had no sealed test split when the search began"
         if not subject.needs_sealed:
             return _with(passage, Gate(gate="sealed", status="skipped", found=f"{found}, and that was accepted"))
         advice = "give Workload(test=…) and search again, or accept it with --without-test"
@@ -143,7 +143,7 @@ def _judged(name: GateName, outcome: Outcome, limits: Iterable[Constraint], conf
     verdicts = {verdict.constraint: verdict for verdict in outcome.verdicts}
     if outcome.failure is not None:
         found = f"{outcome.failure.kind} in {outcome.failure.stage}: {outcome.failure.reason}"
-        advice = f"paretune bundle run {outcome.bundle} shows it" if outcome.bundle else "see the job's log"
+        advice = "log.txt under jobs/promotions in the home tells more"
         return Gate(gate=name, status="refused", found=found, advice=advice)
     unknown = [limit.metric for limit in limits if limit not in verdicts and outcome.gate is None]
     missed = [verdict for verdict in outcome.verdicts if verdict.status != "pass"]

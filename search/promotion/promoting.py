@@ -93,7 +93,8 @@ def promote_trial(
         return report
     certificate = certify(record, profile, trial, passage, passage.manifest, home)
     say(f"every gate passed; registering it as {name.model}")
-    with registry_lock(home, name.model):
+    others = f"somebody else is moving aliases of {name.model}; this promotion comes after it"
+    with registry_lock(home, name.model, waiting=lambda: say(others)):
         registry = Registry(home)
         return _Registration(ledger, home, registry, name, certificate, passage.manifest).complete(
             report, profile, result, trial
@@ -164,6 +165,7 @@ class _Registration:
         folder = f"promotions/{self._name.model}-{version}"
         with mlflow_fails_as("keep the model card"):
             client = self._registry.client
+            client.set_tag(trial.mlflow_run_id, "paretune.promoted", f"{self._name.model}/{version}")
             client.log_text(trial.mlflow_run_id, card, f"{folder}/model_card.md")
             client.log_text(trial.mlflow_run_id, self._certificate.model_dump_json(indent=2),
                             f"{folder}/certificate.json")  # fmt: skip
