@@ -30,8 +30,8 @@ def promote(
 ) -> PromotionReport:  # fmt: skip
     """Promote a trial of a search to ``NAME@ALIAS``: gates, registration, smoke test, alias.
 
-    Without ``trial`` and ``pick`` it is the best of the search. A gate that refuses is told in the report, and the
-    registry is as it was.
+    Without ``trial`` and ``pick`` it is the best of the search. ``reference`` may be another ``NAME@ALIAS``, whose
+    version is then copied. A gate that refuses is told in the report, and the registry is as it was.
 
     Raises:
         UsageError: the name, the search or the trial cannot be used, or both ``trial`` and ``pick`` are given.
@@ -41,12 +41,18 @@ def promote(
     """
     from search import api
     from search.promotion.picking import find_trial, pick_trial
-    from search.promotion.promoting import promote_trial
+    from search.promotion.promoting import promote_trial, promote_version
 
     wanted = name if isinstance(name, ModelAlias) else parse_model_alias(name)
     if trial is not None and pick is not None:
         raise UsageError(f"trial {trial} and pick {pick} name two trials; give one of them")
     home = home_folder(home)
+    if "@" in reference:
+        if trial is not None or pick is not None or not needs_sealed:
+            raise UsageError(f"{reference} is one version; --trial, --pick and --without-test are for searches")
+        source = parse_model_alias(reference)
+        with _opened(home) as ledger, _sandbox(sandbox) as running:
+            return promote_version(ledger, home, source, wanted, Certifier(running, home), say=say)
     result, trials = api.result(reference, home), api.trials(reference, home)
     chosen = pick_trial(result, pick) if trial is None else find_trial(trials, trial, result.name)
     # The ledger knows what a result that was stored earlier may not: the run in MLflow, and later measurements.

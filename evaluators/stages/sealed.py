@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from evaluators.bundle import open_bundle
 from evaluators.contract import hash_examples
@@ -22,21 +24,22 @@ def score_sealed(job: SealedJob, clock: StageClock) -> Outcome:
 
     Raises:
         WorkloadError: the workload has no test split.
-        IntegrityError: the bundle is not what was built, or the split is not the one that the search knew.
+        IntegrityError: the bundle is not what was built, or test or validation are not what the search knew.
         NotFiniteError: a score is NaN or infinite.
     """
     with clock.stage("read"):
         workload = load_workload(job.profile.reference)
         if workload.test is None:
             raise WorkloadError(f"workload {workload.name} has no test split; give Workload(test=…) and search again")
-        sealed = replace(workload, validation=workload.test)
-        test_digest = _checked_digest(sealed, job)
+        _check_split(workload, "validation", workload.validation, job)
+        test_digest = _check_split(workload, "test", workload.test, job)
     with clock.stage("load"):
         folder = Path(job.bundle)
         manifest = open_bundle(folder, trusted=True)  # the caller has compared its digest with what was measured
         runner = find_backend(manifest.candidate.backend).load(folder, manifest)
     with clock.stage("accuracy"):
         # Scoring knows one split: the test split stands in its place, under its own digest.
+        sealed = replace(workload, validation=workload.test)
         digests = {**job.profile.data_digests, "validation": test_digest}
         profile = job.profile.model_copy(update={"data_digests": digests})
         measuring = MeasureJob(bundle=job.bundle, profile=profile, home=job.home, constraints=job.constraints,
@@ -48,17 +51,17 @@ def score_sealed(job: SealedJob, clock: StageClock) -> Outcome:
                    stage_seconds=clock.seconds, bundle=str(folder))  # fmt: skip
 
 
-def _checked_digest(sealed: Workload, job: SealedJob) -> str:
-    """Return the digest of the test split after checking that it is the one that was there when the search began."""
-    known, found = job.profile.data_digests.get("test"), hash_examples(sealed.validation()).digest
+def _check_split(workload: Workload, split: str, factory: Callable[[], Any], job: SealedJob) -> str:
+    """Return the digest of a split after checking that it is the one that was there when the search began."""
+    known, found = job.profile.data_digests.get(split), hash_examples(factory()).digest
     if known is None:
         raise IntegrityError(
-            f"the test split of {sealed.name} was added after the search, so nothing shows that it was kept apart; "
-            "search again with it"
+            f"the {split} split of {workload.name} was added after the search, so nothing shows that it was kept "
+            "apart; search again with it"
         )
     if found != known:
         raise IntegrityError(
-            f"the test split of {sealed.name} has the digest {found[:16]}, and had {known[:16]} when the search "
+            f"the {split} split of {workload.name} has the digest {found[:16]}, and had {known[:16]} when the search "
             "began; restore it, or search again"
         )
     return found

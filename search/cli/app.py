@@ -72,6 +72,7 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         promoting.promote,
         "paretune promote latest --as classifier@champion\n\n"
         "paretune promote latest --pick knee --as classifier@canary\n\n"
+        "paretune promote classifier-dev@champion --as classifier@champion\n\n"
         "paretune promote latest --trial 7 --as classifier@champion --json | jq '.gates'\n\n"
         "Exit code 0: registered, served once, and the alias points at it; 5: a gate refused, and nothing changed.",
     ),

@@ -14,7 +14,12 @@ BUNDLE = "folder of a bundle, SEARCH/TRIAL, or NAME@ALIAS"
 
 
 def promote(
-    search: options.Search,
+    search: Annotated[
+        str,
+        typer.Argument(
+            metavar="SEARCH", help="id, name or 'latest'; or NAME@ALIAS, to copy its version", show_default=False
+        ),
+    ],
     name: Annotated[
         str, typer.Option("--as", metavar="NAME@ALIAS", help="registered model and alias", show_default=False)
     ],
@@ -33,7 +38,7 @@ def promote(
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
 ) -> Reply:
-    """Prove a trial again on this machine, register it, and point an alias at it."""
+    """Prove a trial or a deployed version again on this machine, register it, and point an alias at it."""
     from search import api
     from search.cli import promoted_views
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from evaluators.bundle import Manifest
-from evaluators.errors import InfrastructureError, IntegrityError
+from evaluators.errors import InfrastructureError, IntegrityError, UsageError
 from evaluators.frozen import Frozen
 from evaluators.profile import WorkloadProfile
 from evaluators.stages.reference import example_file
@@ -17,10 +16,12 @@ from evaluators.target import Target, probe_targets
 from search.mlflow_store import mlflow_fails_as
 from search.promotion.card import card_of, clipped_card, tags_of_version
 from search.promotion.certificate import Certificate
-from search.promotion.gates import ALL_GATES, Gate, Passage, Subject, pass_gates
-from search.promotion.names import CHALLENGER, ModelAlias
-from search.promotion.registry import Registry, digest_of
-from search.promotion.serving import Served, check_serving
+from search.promotion.gates import AGAIN, ALL_GATES, Gate, Passage, Subject, pass_gates
+from search.promotion.lifecycle import certificate_of
+from search.promotion.names import ModelAlias
+from search.promotion.registration import Registered, Registration, waits_for
+from search.promotion.registry import Registry, Version
+from search.promotion.serving import Served
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
 from workers.certifying import Certifier
@@ -41,6 +42,7 @@ class PromotionReport(Frozen):
         uri: what to load to get whatever the alias points at.
         digest: of the bundle.
         served: of the smoke test.
+        copied_from: the registered model and version that was copied, where it was no trial.
     """
 
     search: str
@@ -55,6 +57,7 @@ class PromotionReport(Frozen):
     uri: str
     digest: str | None = None
     served: Served | None = None
+    copied_from: str | None = None
     certificate: Certificate | None = None
     notes: tuple[str, ...] = ()
 
@@ -93,109 +96,112 @@ def promote_trial(
         return report
     certificate = certify(record, profile, trial, passage, passage.manifest, home)
     say(f"every gate passed; registering it as {name.model}")
-    others = f"somebody else is moving aliases of {name.model}; this promotion comes after it"
-    with registry_lock(home, name.model, waiting=lambda: say(others)):
-        registry = Registry(home)
-        return _Registration(ledger, home, registry, name, certificate, passage.manifest).complete(
-            report, profile, result, trial
+    card = card_of(certificate, passage.manifest, profile, str(name))
+    tags = tags_of_version(certificate, passage.manifest)
+    with registry_lock(home, name.model, waiting=lambda: say(waits_for(name))):
+        registration = Registration(ledger, home, name, certificate)
+        done = registration.complete(
+            lambda registry: _register(registry, home, certificate, result, trial, name.model, tags, card),
+            f"trial {certificate.search}/{certificate.trial} {certificate.label}",
         )
+    try:
+        _attach(Registry(home), trial, name.model, done.version, card, certificate)
+    except InfrastructureError as error:  # it is promoted all the same
+        done = done.model_copy(update={"notes": (*done.notes, str(error))})
+    return report_of(report, done, certificate)
 
 
-class _Registration:
-    """The steps behind the gates, and how they are undone where one of them fails; the caller holds the lock."""
+def promote_version(
+    ledger: Ledger, home: Path, source: ModelAlias, name: ModelAlias, certifier: Certifier, *,
+    say: Say = lambda text: None,
+) -> PromotionReport:  # fmt: skip
+    """Copy the version that an alias points at to another registered model: from ``dev@champion`` to ``prod@champion``.
 
-    def __init__(
-        self, ledger: Ledger, home: Path, registry: Registry, name: ModelAlias, certificate: Certificate,
-        manifest: Manifest,
-    ) -> None:  # fmt: skip
-        self._ledger, self._home, self._registry, self._name = ledger, home, registry, name
-        self._certificate, self._manifest = certificate, manifest
+    The deployed files are led through every gate but the sealed one, which they have passed: it is opened once.
 
-    def complete(
-        self, report: PromotionReport, profile: WorkloadProfile, result: SearchResult, trial: TrialResult
-    ) -> PromotionReport:
-        """Register, serve once as ``challenger``, then move the alias; what fails before the last step is undone."""
-        name, certificate = self._name, self._certificate
-        card = card_of(certificate, self._manifest, profile, str(name))
-        before = self._registry.aliases(name.model)
-        version = self._register(card, result, trial)
-        try:
-            self._registry.point(name.model, CHALLENGER, version)
-            served = self._serve(version, profile)
-            self._attach(trial, version, card)
-            self._ledger.certify(name.model, version, certificate.digest, certificate.to_json())
-            previous = self._move(version, before)
-        except BaseException:
-            self._undo(version, before)
-            raise
-        return report.model_copy(
-            update={"status": "promoted", "version": version, "previous_version": previous, "served": served,
-                    "certificate": certificate, "notes": self._notes(before)}
-        )  # fmt: skip
+    Raises:
+        UsageError: there is no such alias, or both are of one registered model.
+        IntegrityError: the version never passed a gate, or cannot be served; the registry is as it was.
+        InfrastructureError: the sandbox, the ledger or MLflow failed.
+    """
+    registry = Registry(home)
+    version, certificate, subject = deployed(ledger, registry, source)
+    if source.model == name.model:
+        raise UsageError(f"{source} and {name} are of one registered model; promote a trial, or roll back")
+    say(f"{certificate.label}: measuring {source} again on {certificate.target}")
+    passage = pass_gates(subject, certifier, AGAIN)
+    report = PromotionReport(
+        search=certificate.search, trial=certificate.trial, label=certificate.label, model=name.model,
+        alias=name.alias, uri=name.uri, status="refused", gates=passage.gates, digest=certificate.digest,
+        copied_from=f"{source.model}/{version.version}",
+    )  # fmt: skip
+    if passage.refused is not None:
+        return report
+    with registry_lock(home, name.model, waiting=lambda: say(waits_for(name))):
+        done = Registration(ledger, home, name, certificate).complete(
+            lambda opened: opened.copy(source.model, version.version, name.model),
+            f"copy of version {version.version} of {source.model}",
+        )
+    return report_of(report, done, certificate)
 
-    def _register(self, card: str, result: SearchResult, trial: TrialResult) -> int:
-        from search.tracked_model import log_bundle
 
-        run_id = trial.mlflow_run_id
-        if run_id is None:
-            raise InfrastructureError(
-                f"trial {trial.number} has no run in MLflow; paretune resume {result.name} delivers what is missing"
-            )
-        client = self._registry.client
-        example = example_file(self._home, self._certificate.workload_fingerprint)
-        with mlflow_fails_as("log the bundle as a model"):
-            experiment = client.get_run(run_id).info.experiment_id
-            model_id = log_bundle(client, experiment, run_id, trial, result, example if example.exists() else None)
-            source = client.get_logged_model(model_id).artifact_location
-        tags = tags_of_version(self._certificate, self._manifest)
-        return self._registry.register(self._name.model, source, run_id, model_id, tags, clipped_card(card))
+def deployed(ledger: Ledger, registry: Registry, name: ModelAlias) -> tuple[Version, Certificate, Subject]:
+    """Return the version that an alias points at, its certificate, and its very files as they come before the gates.
 
-    def _serve(self, version: int, profile: WorkloadProfile) -> Served:
-        registered = self._registry.version(self._name.model, version)
-        if (found := digest_of(registered)) != self._certificate.digest:
-            raise IntegrityError(
-                f"the copy in MLflow has the digest {found[:16]}, and the bundle that was measured "
-                f"{self._certificate.digest[:16]}; delete the model in MLflow and promote again"
-            )
-        threads = self._certificate.candidate.runtime.threads
-        return check_serving(self._home, f"models:/{self._name.model}/{version}", Path(self._certificate.bundle),
-                             profile.reference, threads)  # fmt: skip
+    Raises:
+        UsageError: there is no such alias, or the search that it came from is gone.
+        IntegrityError: the version never passed a gate.
+    """
+    version = registry.current(name)
+    certificate = certificate_of(ledger, name.model, version.version)
+    if certificate is None:
+        raise IntegrityError(f"{name} points at version {version.version}, which never passed a gate: it has no "
+                             "certificate that could hold; run paretune reconcile")  # fmt: skip
+    record = ledger.search(certificate.search)
+    settings = settings_for(record, _profile(record), certificate.target)
+    subject = Subject(label=f"{name.model}-{version.version}", bundle=Path(version.bundle), settings=settings,
+                      digest=certificate.digest)  # fmt: skip
+    return version, certificate, subject
 
-    def _attach(self, trial: TrialResult, version: int, card: str) -> None:
-        folder = f"promotions/{self._name.model}-{version}"
-        with mlflow_fails_as("keep the model card"):
-            client = self._registry.client
-            client.set_tag(trial.mlflow_run_id, "paretune.promoted", f"{self._name.model}/{version}")
-            client.log_text(trial.mlflow_run_id, card, f"{folder}/model_card.md")
-            client.log_text(trial.mlflow_run_id, self._certificate.model_dump_json(indent=2),
-                            f"{folder}/certificate.json")  # fmt: skip
 
-    def _move(self, version: int, before: dict[str, int]) -> int | None:
-        """Keep the version that the alias points at, point it at the new one, and write both down."""
-        name = self._name
-        previous = before.get(name.alias)
-        if previous is not None:
-            self._registry.point(name.model, name.previous, previous)
-        self._registry.point(name.model, name.alias, version)
-        detail = f"trial {self._certificate.search}/{self._certificate.trial} {self._certificate.label}"
-        self._ledger.add_alias_step(name.model, name.alias, "promoted", version, previous, detail)
-        return previous
+def report_of(report: PromotionReport, done: Registered, certificate: Certificate) -> PromotionReport:
+    """Complete the report of a promotion that was not refused."""
+    return report.model_copy(
+        update={"status": "promoted", "version": done.version, "previous_version": done.previous_version,
+                "served": done.served, "certificate": certificate, "notes": done.notes}
+    )  # fmt: skip
 
-    def _undo(self, version: int, before: dict[str, int]) -> None:
-        """Put every alias back and withdraw the version; what cannot be undone must not hide why it had to be."""
-        for alias in (self._name.alias, self._name.previous, CHALLENGER):
-            with suppress(InfrastructureError):
-                self._registry.point(self._name.model, alias, before.get(alias))
-        with suppress(InfrastructureError):
-            self._registry.withdraw(self._name.model, version)
 
-    def _notes(self, before: dict[str, int]) -> tuple[str, ...]:
-        steps = self._ledger.alias_steps(self._name.model, self._name.alias)
-        known = next((step.version for step in reversed(steps[:-1]) if step.event != "revalidated"), None)
-        found = before.get(self._name.alias)
-        if found == known:
-            return ()
-        return (f"{self._name} pointed at version {found}, and paretune had left it at {known}: it was moved by hand",)
+def _register(
+    registry: Registry, home: Path, certificate: Certificate, result: SearchResult, trial: TrialResult, model: str,
+    tags: dict[str, str], card: str,
+) -> int:  # fmt: skip
+    """Make a version from the trial's bundle, as a model of its run, and return its number."""
+    from search.tracked_model import log_bundle
+
+    run_id, client = trial.mlflow_run_id, registry.client
+    if run_id is None:
+        raise InfrastructureError(
+            f"trial {trial.number} has no run in MLflow; paretune resume {result.name} delivers what is missing"
+        )
+    example = example_file(home, certificate.workload_fingerprint)
+    with mlflow_fails_as("log the bundle as a model"):
+        experiment = client.get_run(run_id).info.experiment_id
+        model_id = log_bundle(client, experiment, run_id, trial, result, example if example.exists() else None)
+        source = client.get_logged_model(model_id).artifact_location
+    return registry.register(model, source, run_id, model_id, tags, clipped_card(card))
+
+
+def _attach(
+    registry: Registry, trial: TrialResult, model: str, version: int, card: str, certificate: Certificate
+) -> None:
+    """Keep card and certificate with the trial's run, where people browse."""
+    folder = f"promotions/{model}-{version}"
+    with mlflow_fails_as("keep the model card"):
+        registry.client.set_tag(trial.mlflow_run_id, "paretune.promoted", f"{model}/{version}")
+        registry.client.log_text(trial.mlflow_run_id, card, f"{folder}/model_card.md")
+        text = certificate.model_dump_json(indent=2)
+        registry.client.log_text(trial.mlflow_run_id, text, f"{folder}/certificate.json")
 
 
 def certify(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -92,6 +94,11 @@ class Registry:
                 model, source, run_id=run_id, tags=tags, description=card, model_id=model_id
             )
             return int(made.version)
+
+    def copy(self, model: str, version: int, to: str) -> int:
+        """Make a new version of another registered model from one that exists, with its tags and card."""
+        with mlflow_fails_as(f"copy version {version} of {model} to {to}"), redirect_stderr(io.StringIO()):
+            return int(self.client.copy_model_version(f"models:/{model}/{version}", to).version)
 
     def withdraw(self, model: str, version: int) -> None:
         """Delete a version, and its model where it was the only one: it never served anybody."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from evaluators.errors import IntegrityError
 from evaluators.frozen import Frozen
 from search.promotion.certificate import Certificate
-from search.promotion.gates import AGAIN, Gate, Subject, pass_gates
-from search.promotion.lifecycle import certificate_of
+from search.promotion.gates import AGAIN, Gate, pass_gates
 from search.promotion.names import ModelAlias
-from search.promotion.promoting import settings_for
+from search.promotion.promoting import deployed
 from search.promotion.registry import Registry
 from workers.certifying import Certifier
 from workers.ledger import Ledger
@@ -46,18 +43,7 @@ def revalidate(ledger: Ledger, registry: Registry, name: ModelAlias, certifier: 
         UsageError: there is no such alias, or the search that it came from is gone.
         InfrastructureError: the sandbox, the ledger or MLflow failed.
     """
-    version = registry.current(name)
-    certificate = certificate_of(ledger, name.model, version.version)
-    if certificate is None:
-        raise IntegrityError(f"{name} points at version {version.version}, which never passed a gate: it has no "
-                             "certificate that could hold; run paretune reconcile")  # fmt: skip
-    record = ledger.search(certificate.search)
-    if record.profile is None:
-        raise IntegrityError(f"search {record.name} never read its workload, so nothing of it can be measured again")
-    subject = Subject(
-        label=f"{name.model}-{version.version}", bundle=Path(version.bundle), digest=certificate.digest,
-        settings=settings_for(record, record.profile, certificate.target),
-    )  # fmt: skip
+    version, certificate, subject = deployed(ledger, registry, name)
     passage = pass_gates(subject, certifier, AGAIN)
     refused = passage.refused
     now = passage.measured.evidence.latency if passage.measured else None

@@ -171,7 +171,7 @@ def test_what_cannot_be_served_leaves_the_registry_as_it_was(
     def fail(*_: object) -> None:
         raise IntegrityError("it cannot be served")
 
-    monkeypatch.setattr("search.promotion.promoting.check_serving", fail)
+    monkeypatch.setattr("search.promotion.registration.check_serving", fail)
     before = aliases(shop)
     with pytest.raises(IntegrityError, match="cannot be served"):
         api.promote("shop", "shop@champion", shop.home, trial=shop.fast.number, sandbox=sandbox)
@@ -201,6 +201,18 @@ def test_a_deployed_version_and_a_trial_are_compared(shop: Shop, promoted: list[
     assert found["a"]["p50_ms"] > 0 and found["b"]["p50_ms"] > 0
     low, high = found["latency_ratio"]["ci95"]
     assert low <= found["latency_ratio"]["value"] <= high
+
+
+def test_a_proven_version_is_copied_to_another_registered_model(
+    shop: Shop, promoted: list[dict[str, Any]], sandbox: Sandbox
+) -> None:
+    report = api.promote("shop@champion", "production@live", shop.home, sandbox=sandbox)
+    assert (report.status, report.version, report.copied_from) == ("promoted", 1, "shop/2")
+    assert [gate.gate for gate in report.gates] == ["bundle", "freshness", "measured"]
+    assert aliases(shop, "production") == {"live": 1, "challenger": 1}
+    copied = open_client(shop.home).get_model_version("production", "1")
+    assert copied.tags["paretune.digest"] == promoted[1]["digest"] and "## Evidence" in copied.description
+    assert not any(alias.flagged for alias in api.reconcile(shop.home).aliases)
 
 
 def test_an_alias_is_taken_back_and_its_history_tells(shop: Shop, promoted: list[dict[str, Any]]) -> None:

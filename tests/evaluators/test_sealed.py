@@ -33,17 +33,28 @@ def score(job: SealedJob) -> None:
     score_sealed(job, StageClock(lambda stage: None))
 
 
-def test_another_split_than_the_search_knew_is_not_scored() -> None:
-    with pytest.raises(IntegrityError, match="restore it, or search again"):
-        score(a_job(TINY, test="0" * 64))
-    with pytest.raises(IntegrityError, match="added after the search"):
-        score(a_job(TINY))
+@pytest.fixture(scope="module")
+def digests() -> dict[str, str]:
+    """Of the splits of the tiny workload as they are."""
+    workload = load_workload(TINY)
+    assert workload.test is not None
+    return {"validation": hash_examples(workload.validation()).digest, "test": hash_examples(workload.test()).digest}
 
 
-def test_the_split_is_checked_before_the_bundle_is_loaded() -> None:
-    known = hash_examples(load_workload(TINY).test()).digest  # type: ignore[misc]
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_another_split_than_the_search_knew_is_not_scored(digests: dict[str, str], split: str) -> None:
+    with pytest.raises(IntegrityError, match=f"the {split} split of tiny has the digest .* restore it"):
+        score(a_job(TINY, **{**digests, split: "0" * 64}))
+
+
+def test_a_test_split_that_was_added_after_the_search_is_not_scored(digests: dict[str, str]) -> None:
+    with pytest.raises(IntegrityError, match="the test split of tiny was added after the search"):
+        score(a_job(TINY, validation=digests["validation"]))
+
+
+def test_the_splits_are_checked_before_the_bundle_is_loaded(digests: dict[str, str]) -> None:
     with pytest.raises(IntegrityError, match="bundle nowhere"):
-        score(a_job(TINY, test=known))
+        score(a_job(TINY, **digests))
 
 
 def test_a_workload_that_has_lost_its_split_is_told(tmp_path: Path) -> None:
