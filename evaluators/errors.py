@@ -41,6 +41,10 @@ class IntegrityError(ParetuneError):
     exit_code = 5
 
 
+class GateRefusedError(IntegrityError):
+    """A gate of a promotion refused; the message says which, what was found, and what to do."""
+
+
 class TargetMismatchError(IntegrityError):
     """A bundle was built and measured on other hardware than it is asked to run on."""
 

@@ -132,7 +132,18 @@ class CompareJob(Frozen):
     interpreters: dict[str, Interpreter] = Field(default_factory=dict)
 
 
-AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob
+class SealedJob(Frozen):
+    """Score a built bundle on the sealed test split of its workload: what a promotion asks, and nothing else does."""
+
+    job: Literal["sealed"] = "sealed"
+    bundle: str
+    profile: WorkloadProfile
+    home: str
+    constraints: tuple[Constraint, ...]
+    protocol: Protocol = Protocol()
+
+
+AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob | SealedJob
 Job = Annotated[AnyJob, Field(discriminator="job")]
 
 

@@ -13,7 +13,7 @@ from evaluators.errors import (
     WorkloadError,
     ran_out_of_memory,
 )
-from evaluators.jobs import CompareJob, Job, JobResult, MeasureJob, PrepareJob, SourceJob
+from evaluators.jobs import CompareJob, Job, JobResult, MeasureJob, PrepareJob, SealedJob, SourceJob
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.profile import Problem
 from evaluators.stages.clock import StageClock
@@ -49,6 +49,10 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
 
             with clock.stage("compare"):
                 return JobResult(comparison=compare_bundles(job))
+        if isinstance(job, SealedJob):
+            from evaluators.stages.sealed import score_sealed
+
+            return JobResult(outcome=score_sealed(job, clock))
         from evaluators.profiling import profile_workload
 
         return profile_workload(job, clock)

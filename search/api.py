@@ -18,6 +18,12 @@ from evaluators.space import Exclusion
 from evaluators.target import probe_target
 from evaluators.workload import Workload, absolute_reference, reference_of
 from search.bundles import NO_PYTHONS, Pythons
+from search.deployments import diff as diff
+from search.deployments import history as history
+from search.deployments import promote as promote
+from search.deployments import reconcile as reconcile
+from search.deployments import revalidate as revalidate
+from search.deployments import rollback as rollback
 from search.fleet import Fleet, known_targets, local_capabilities, targets_of
 from search.home import home_folder
 from search.machines import BackendReport as BackendReport

@@ -61,7 +61,7 @@ def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: f
         best = chosen[0]
     rows = [
         FinalRow(trial=trial.number, label=trial.label, p50_ms=latency.p50, percentile_ms=latency.value,
-                 over_best=None if trial.number == best.number else _ratio(found, index, numbers.index(best.number)))
+                 over_best=None if trial.number == best.number else ratio_of(found, index, numbers.index(best.number)))
         for index, (trial, latency) in enumerate(zip(chosen, found.latencies, strict=True)) if latency is not None
     ]  # fmt: skip
     seconds = earlier_seconds + sum(found.seconds)
@@ -74,11 +74,11 @@ def _over_eager(chosen: Sequence[TrialResult], found: Comparison, trial: TrialRe
     numbers = [item.number for item in chosen]
     for index, other in enumerate(chosen):
         if other.candidate.is_original and other.number != trial.number and setting_of(other) == setting_of(trial):
-            return _ratio(found, index, numbers.index(trial.number))
+            return ratio_of(found, index, numbers.index(trial.number))
     return None
 
 
-def _ratio(found: Comparison, slow: int, fast: int) -> Ratio | None:
+def ratio_of(found: Comparison, slow: int, fast: int) -> Ratio | None:
     """Return the time of one bundle over that of another, from the rounds in which both were timed."""
     pairs = zip(found.log_medians[slow], found.log_medians[fast], strict=False)
     differences = [a - b for a, b in pairs if a is not None and b is not None]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
 from evaluators.outcome import Constraint, Diagnosis, Interval, LatencyEvidence, Outcome, Ratio, Verdict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from search.promotion.promoting import PromotionReport
 
 SCHEMA_VERSION = 1
 
@@ -215,6 +220,31 @@ class SearchResult(Frozen):
     def exit_code(self) -> int:
         """0 feasible, 4 infeasible, 130 interrupted."""
         return {"feasible": 0, "infeasible": 4, "interrupted": 130}[self.status]
+
+    def promote(
+        self, name: str, *, trial: int | None = None, pick: str | None = None, without_test: bool = False
+    ) -> PromotionReport:
+        """Promote a trial of this search to ``NAME@ALIAS``, the best unless told; see ``paretune promote``.
+
+        Raises:
+            GateRefusedError: a gate refused; the registry is as it was.
+            UsageError: the name or the trial cannot be used.
+        """
+        from search.notebook import promote_result
+
+        return promote_result(self, name, trial=trial, pick=pick, needs_sealed=not without_test)
+
+    def to_frame(self) -> DataFrame:
+        """Return every trial of this search as a row of a pandas table: parameters, ending and metrics."""
+        from search.notebook import frame_of
+
+        return frame_of(self)
+
+    def _repr_html_(self) -> str:
+        """Show the front in a notebook: what was found, a picture, and a table."""
+        from search.notebook import html_of
+
+        return html_of(self)
 
 
 def trial_result(

@@ -152,18 +152,23 @@ def evidence_of(trial: TrialResult, result: SearchResult) -> dict[str, str]:
         if (verdict := verdict_for(trial, constraint)) is not None:
             facts[f"verdict.{constraint.metric}"] = verdict.status
     best = result.best is not None and trial.number == result.best.number
-    facts |= {"pareto": "true", "best": str(best).lower()}
+    facts |= {"pareto": str(trial.pareto).lower(), "best": str(best).lower()}
     return {f"paretune.{name}": clipped(str(value)) for name, value in facts.items() if value is not None}
 
 
-def trials_csv(trials: Sequence[TrialResult]) -> str:
-    """Return every trial as one row of a table: number, label, parameters, ending and metrics."""
-    rows = [
+def trial_rows(trials: Sequence[TrialResult]) -> list[dict[str, Any]]:
+    """Return every trial as one row: number, label, parameters, ending and metrics."""
+    return [
         {"number": trial.number, "label": trial.label, **params_of(trial.candidate), "outcome": trial.outcome,
          "feasible": trial.feasible, "verdict": trial.verdict, "pareto": trial.pareto, "gate": trial.gate,
          "failure_kind": trial.failure_kind, "reason": trial.reason, **metrics_of(trial)}
         for trial in trials
     ]  # fmt: skip
+
+
+def trials_csv(trials: Sequence[TrialResult]) -> str:
+    """Return every trial as one row of a table."""
+    rows = trial_rows(trials)
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["number"]
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")

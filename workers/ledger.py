@@ -20,6 +20,7 @@ from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
 from workers.coordination import Coordination
 from workers.database import Database, lasting
+from workers.promotions import Promotions
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
 from workers.registered import Workers
 from workers.tables import coordination, outbox, searches, trial_settings, trials
@@ -29,7 +30,7 @@ DATABASE = "ledger.db"
 FLEET = "ledger.url"
 
 
-class Ledger(Trials, Workers, Coordination):
+class Ledger(Trials, Workers, Coordination, Promotions):
     """Searches, their trials, those who run them, and the outbox of news about them. Safe to share between threads.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, bundle, explaining, fleet, results, running, ui
+from search.cli import before, bundle, explaining, fleet, promoting, results, running, ui
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -67,6 +67,29 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         running.reproduce,
         "paretune reproduce latest 7\n\n"
         "Exit code 0: measured and surely within the limits; 4: rejected, failed or undecided.",
+    ),
+    (
+        promoting.promote,
+        "paretune promote latest --as classifier@champion\n\n"
+        "paretune promote latest --pick knee --as classifier@canary\n\n"
+        "paretune promote classifier-dev@champion --as classifier@champion\n\n"
+        "paretune promote latest --trial 7 --as classifier@champion --json | jq '.gates'\n\n"
+        "Exit code 0: registered, served once, and the alias points at it; 5: a gate refused, and nothing changed.",
+    ),
+    (promoting.rollback, "paretune rollback classifier@champion"),
+    (promoting.history, "paretune history classifier\n\nparetune history classifier --json | jq '.steps'"),
+    (
+        promoting.diff,
+        "paretune diff classifier@champion latest/7\n\nparetune diff ./old ./new --examples 2000 --json",
+    ),
+    (
+        promoting.reconcile,
+        "paretune reconcile\n\nparetune reconcile --restore\n\n"
+        "Exit code 0: every alias points at what passed its gates; 5: one of them does not.",
+    ),
+    (
+        promoting.revalidate,
+        "paretune revalidate classifier@champion\n\nExit code 0: its certificate holds; 5: it does not.",
     ),
     (
         fleet.worker,
