@@ -188,8 +188,8 @@ def conclude(rows: Sequence[Row], constraint: Constraint, given: argparse.Namesp
         f"- From the same calls, warm-up and reference included: median "
         f"{statistics.median(row.twice.fixed.seconds for row in rows):.2f} s for the fixed protocol, "
         f"{statistics.median(row.twice.sequential.seconds for row in rows):.2f} s for the sequential one; {saved:.0%} "
-        f"of all of it saved (asked: {SAVED:.0%}); other verdicts: {', '.join(other) or 'none'}; of these, pass against "
-        f"fail: {sum({*pair} == {'pass', 'fail'} for pair in both)}.",
+        f"of all of it saved (asked: {SAVED:.0%}); other verdicts: {', '.join(other) or 'none'}; of these, pass "
+        f"against fail: {sum({*pair} == {'pass', 'fail'} for pair in both)}.",
         f"- Beside a process that burns one core, {thrown} blocks were thrown away and timed again ({without} without "
         f"it), {unclean} candidates were never clean. Of {len(settled)} candidates with one verdict on latency in both "
         f"quiet measurements, those that no longer pass or pass only then: {', '.join(changed) or 'none'}. Not one "
