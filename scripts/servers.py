@@ -6,6 +6,7 @@ process that started them.
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -38,6 +39,8 @@ def postgresql_programs() -> Path:
     for folder in found:
         if folder is not None and (folder / "initdb").exists() and _may_be_entered(folder):
             return folder
+    if found[0] is not None:
+        return _within_reach(found[0].parent) / "bin"
     raise Missing("PostgreSQL is missing: pip install pgserver, or put postgres and initdb on the PATH")
 
 
@@ -224,6 +227,14 @@ def _inside(package: str, path: str) -> Path | None:
 def _may_be_entered(folder: Path) -> bool:
     """Whether the user who runs PostgreSQL can get at a folder."""
     return os.getuid() != 0 or all(each.stat().st_mode & 0o001 for each in (folder, *folder.parents))
+
+
+def _within_reach(installed: Path) -> Path:
+    """Return a copy of programs that lie in a folder of root's, where the user who runs them can get at it."""
+    copy = Path(tempfile.mkdtemp(prefix="paretune-postgresql-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    return Path(shutil.copytree(installed, copy / "pginstall", symlinks=True))
 
 
 def _as_user(server: Server) -> dict[str, Any]:
