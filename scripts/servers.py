@@ -40,7 +40,7 @@ def postgresql_programs() -> Path:
         if folder is not None and (folder / "initdb").exists() and _may_be_entered(folder):
             return folder
     if found[0] is not None:
-        return _within_reach(found[0].parent) / "bin"
+        return _within_reach(found[0])
     raise Missing("PostgreSQL is missing: pip install pgserver, or put postgres and initdb on the PATH")
 
 
@@ -229,12 +229,16 @@ def _may_be_entered(folder: Path) -> bool:
     return os.getuid() != 0 or all(each.stat().st_mode & 0o001 for each in (folder, *folder.parents))
 
 
-def _within_reach(installed: Path) -> Path:
-    """Return a copy of programs that lie in a folder of root's, where the user who runs them can get at it."""
+def _within_reach(programs: Path) -> Path:
+    """Return a copy of the package's programs, which lie in a folder of root's, where the user who runs them gets in."""
     copy = Path(tempfile.mkdtemp(prefix="paretune-postgresql-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     copy.chmod(0o755)
-    return Path(shutil.copytree(installed, copy / "pginstall", symlinks=True))
+    package = programs.parent.parent
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, copy / part.name, symlinks=True)
+    return copy / programs.relative_to(package.parent)
 
 
 def _as_user(server: Server) -> dict[str, Any]:
