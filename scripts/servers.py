@@ -6,6 +6,7 @@ process that started them.
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -38,6 +39,8 @@ def postgresql_programs() -> Path:
     for folder in found:
         if folder is not None and (folder / "initdb").exists() and _may_be_entered(folder):
             return folder
+    if found[0] is not None:
+        return _within_reach(found[0])
     raise Missing("PostgreSQL is missing: pip install pgserver, or put postgres and initdb on the PATH")
 
 
@@ -224,6 +227,18 @@ def _inside(package: str, path: str) -> Path | None:
 def _may_be_entered(folder: Path) -> bool:
     """Whether the user who runs PostgreSQL can get at a folder."""
     return os.getuid() != 0 or all(each.stat().st_mode & 0o001 for each in (folder, *folder.parents))
+
+
+def _within_reach(programs: Path) -> Path:
+    """Return a copy of the package's programs where the user who runs them gets at it: they are in a folder of root's."""
+    copy = Path(tempfile.mkdtemp(prefix="paretune-postgresql-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    package = programs.parent.parent
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, copy / part.name, symlinks=True)
+    return copy / programs.relative_to(package.parent)
 
 
 def _as_user(server: Server) -> dict[str, Any]:

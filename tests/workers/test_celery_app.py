@@ -9,17 +9,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import pytest
 from jobs_for_tests import MEASURED, PROFILE, candidate, capabilities, until
 
 from evaluators.errors import InfrastructureError, UsageError
 from scripts.servers import Redis
+from tests.faults.sleeping import SleepingSandbox
 from workers.celery_app import KEY_PREFIX, CeleryBell, hear, make_app
 from workers.lease import Cancellation, wait_for
 from workers.ledger import Ledger
-from workers.sandbox import Sandbox
 from workers.settings import TrialSettings
 from workers.worker import Worker
 
@@ -97,7 +97,7 @@ def test_a_broker_of_another_kind_is_refused(url: str) -> None:
 
 
 def test_a_worker_hears_each_trial_once_although_it_is_rung_for_twice_and_of_strange_ones(
-    broker: Redis, bell: CeleryBell, ledger: Ledger, sandbox: Sandbox, tmp_path: Any
+    broker: Redis, bell: CeleryBell, ledger: Ledger, tmp_path: Path
 ) -> None:
     search = ledger.create_search("w.py:workload", {}).id
     ledger.keep_settings(search, TrialSettings(profile=PROFILE, memory_limit_bytes=2**30))
@@ -105,7 +105,8 @@ def test_a_worker_hears_each_trial_once_although_it_is_rung_for_twice_and_of_str
     done = ledger.add_trial(search, candidate(2), "sampled", "key")
     assert ledger.claim(done.id, 1, "earlier", 60) and ledger.finish(done.id, 1, "earlier", MEASURED)
     elsewhere = ledger.add_trial(search, candidate(3).model_copy(update={"target": "gpu"}), "sampled", "key")
-    worker, drain = Worker(ledger, sandbox, tmp_path, capabilities(), locks=tmp_path), Cancellation()
+    sandbox, drain = SleepingSandbox(0.02), Cancellation()
+    worker = Worker(ledger, sandbox, tmp_path, capabilities(), locks=tmp_path)
     app, finished = make_app(broker.url, ["cpu"]), list[int]()
     for trial_id in ("no such trial", done.id, elsewhere.id, *(trial.id for trial in trials for _ in range(2))):
         bell.ring("cpu", trial_id)
