@@ -104,9 +104,9 @@ def roll_back(ledger: Ledger, registry: Registry, name: ModelAlias) -> RollbackR
         IntegrityError: the alias was moved by hand, or the version before is not what passed its gates.
     """
     steps = ledger.alias_steps(name.model, name.alias)
-    stack, found = stack_of(steps), registry.aliases(name.model).get(name.alias)
-    if not stack:
+    if not (stack := stack_of(steps)):
         raise UsageError(f"{name} was never promoted from this home; paretune history {name.model} shows what was")
+    found = registry.aliases(name.model).get(name.alias)
     if found != (left := left_at(steps)):
         raise IntegrityError(f"{name} points at version {found or 'none'}, and paretune had left it at {left}: "
                              "it was moved by hand; run paretune reconcile first")  # fmt: skip

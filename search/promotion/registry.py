@@ -27,7 +27,7 @@ class Version(Frozen):
 
 
 class Registry:
-    """Versions and aliases in the MLflow store of a home. Reading makes no store; nothing here is serialized.
+    """Versions and aliases in the MLflow store of a home. Nothing here is serialized: callers hold ``registry_lock``.
 
     Every method raises InfrastructureError where MLflow fails.
     """
