@@ -230,7 +230,7 @@ def _may_be_entered(folder: Path) -> bool:
 
 
 def _within_reach(programs: Path) -> Path:
-    """Return a copy of the package's programs where the user who runs them gets at it: they are in a folder of root's."""
+    """Return a copy of packaged programs that the user who runs them gets at: they are in a folder of root's."""
     copy = Path(tempfile.mkdtemp(prefix="paretune-postgresql-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     copy.chmod(0o755)
