@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from evaluators.capabilities import Capabilities, capabilities_of
+from evaluators.interpreter import Interpreter
 from evaluators.jobs import JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
 from evaluators.outcome import AccuracyEvidence, Evidence, LatencyEvidence, Outcome
 from evaluators.target import probe_processor
@@ -41,6 +42,7 @@ class SleepingSandbox(Sandbox):
     def run(
         self, job: AnyJob, folder: Path, *, timeout_s: float, memory_limit_bytes: int | None = None,
         env: Mapping[str, str] | None = None, cancel: Sequence[Cancellation] = (),
+        interpreter: Interpreter | None = None,
     ) -> SandboxResult:  # fmt: skip
         cancelled = wait_for(cancel, self._seconds)
         return SandboxResult(
