@@ -32,8 +32,13 @@ class Interpreter(Frozen):
 
 
 def this_interpreter() -> Interpreter:
-    """Return the interpreter of this process, with all that it can import beyond its installation."""
-    return Interpreter(python=sys.executable, path=_path_here())
+    """Return the interpreter of this process, with all that it can import beyond its installation.
+
+    Our own source comes first where it is not installed: a user's folder may hold something of the same name.
+    """
+    ours, entries = str(Path(__file__).resolve().parents[1]), _path_here()
+    first = () if ours in _installed() else (ours,)
+    return Interpreter(python=sys.executable, path=(*first, *(entry for entry in entries if entry not in first)))
 
 
 def users_path() -> tuple[str, ...]:
@@ -42,12 +47,20 @@ def users_path() -> tuple[str, ...]:
     What is installed here is for this interpreter: another one has other versions of the same packages.
     """
     commands = sysconfig.get_path("scripts")
-    return tuple(
-        entry for entry in _path_here() if entry != commands and next(Path(entry).glob("*.dist-info"), None) is None
-    )
+    return tuple(entry for entry in _path_here() if entry != commands and not _holds_packages(Path(entry)))
+
+
+def _holds_packages(folder: Path) -> bool:
+    """Whether packages are installed in a folder, or it is a part of one that is."""
+    inside = any(folder.is_relative_to(installed) for installed in _installed())
+    return inside or next(folder.glob("*.dist-info"), None) is not None
+
+
+def _installed() -> set[str]:
+    return {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def _path_here() -> tuple[str, ...]:
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    installed = _installed()
     known = [entry or os.getcwd() for entry in sys.path if entry not in installed]
     return tuple(entry for entry in known if Path(entry).is_dir() and not entry.endswith("lib-dynload"))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,9 @@ def test_a_search_is_left_to_a_fleet_of_real_processes_and_come_back_to(
     at = ("--home", str(tmp_path / "home"))
     fleet = (*at, "--fleet", postgresql.new_ledger(), "--broker", broker.url)
     with part("worker", *fleet), part("coordinator", *fleet):
-        wait_until(lambda: any(each["present"] for each in paretune("fleet", *at, "--json").json["workers"]), 120)
+        wait_until(
+            lambda: any(each["present"] for each in paretune("fleet", *at, "--json").json.get("workers", ())), 120
+        )
         left = paretune("search", TINY, *fleet[:4], "--backend", "eager", "--batch-size", "4", "--threads", "1",
                         "--latency-budget", "1s", "--max-accuracy-drop", "0.2", "--trials", "3", "--name", "left",
                         "--detach", "--json")  # fmt: skip
@@ -99,3 +102,8 @@ def test_a_search_is_left_to_a_fleet_of_real_processes_and_come_back_to(
     (state,) = paretune("status", *at, "--json").json["searches"]
     assert (state["search"], state["status"], state["result"]) == (left.json["search"], "finished", followed.json)
     assert paretune("fleet", *at, "--json").json["workers"][0]["present"] is False
+
+
+def _workers(*at: str) -> list[dict[str, Any]]:
+    """Return the workers of a home; none while nobody has joined it."""
+    return list(paretune("fleet", *at, "--json").json.get("workers", ()))
