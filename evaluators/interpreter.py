@@ -37,7 +37,7 @@ def this_interpreter() -> Interpreter:
     Our own source comes first where it is not installed: a user's folder may hold something of the same name.
     """
     ours, entries = str(Path(__file__).resolve().parents[1]), _path_here()
-    first = () if ours in _installed() else (ours,)
+    first = () if _holds_packages(Path(ours)) else (ours,)
     return Interpreter(python=sys.executable, path=(*first, *(entry for entry in entries if entry not in first)))
 
 
@@ -52,15 +52,10 @@ def users_path() -> tuple[str, ...]:
 
 def _holds_packages(folder: Path) -> bool:
     """Whether packages are installed in a folder, or it is a part of one that is."""
-    inside = any(folder.is_relative_to(installed) for installed in _installed())
-    return inside or next(folder.glob("*.dist-info"), None) is not None
-
-
-def _installed() -> set[str]:
-    return {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(next(each.glob("*.dist-info"), None) is not None for each in (folder, *folder.parents))
 
 
 def _path_here() -> tuple[str, ...]:
-    installed = _installed()
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     known = [entry or os.getcwd() for entry in sys.path if entry not in installed]
     return tuple(entry for entry in known if Path(entry).is_dir() and not entry.endswith("lib-dynload"))
