@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ from workers.tables import SCHEMA_VERSION, metadata, schema, trials
 
 RETRY_PAUSES_S = (0.1, 0.3, 1.0, 2.0, 4.0)
 """How long is waited before each new try where the connection to the database was lost."""
+
+WRITE_AHEAD_SECONDS = 10.0
+"""How long the write-ahead log of a file that others open too is tried to be turned on."""
 
 CLOCK_SECONDS = 60.0
 """How often the clock of a database server is read; in between, it is carried on by this machine's steady clock."""
@@ -215,8 +219,22 @@ def _add_targets(connection: Connection) -> None:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # The driver's own transactions start too late to guard a read before a write; `_begin_sqlite` starts them.
     connection.isolation_level = None
-    for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("busy_timeout=30000", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: Any) -> None:
+    """Turn the write-ahead log on. SQLite does not wait for a lock here: two processes may open a new file at once."""
+    until = time.monotonic() + WRITE_AHEAD_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -208,3 +208,16 @@ def test_what_was_committed_outlives_a_kill(tmp_path: Path) -> None:
     posted = {news.trial_number for news in ledger.pending()} - {None}
     assert posted == {trial.number for trial in trials if trial.state == "DONE"}
     assert ledger.add_trial(trials[0].search_id, candidate(20_000), "sampled", "key").number == len(trials)
+
+
+def test_processes_may_open_a_new_ledger_at_the_same_moment(tmp_path: Path) -> None:
+    code = "import sys; from workers.ledger import Ledger; sys.stdin.readline(); Ledger(sys.argv[1]).close()"
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'ledger.db'}"]
+    opening = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(__file__).parents[2], text=True) for _ in range(6)
+    ]
+    for process in opening:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in opening] == [0] * 6
