@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -54,7 +55,7 @@ def redis_program() -> Path:
     return found[0]
 
 
-class Server:
+class Server(ABC):
     """A server process in a folder of its own, on a free port of the loopback."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -74,9 +75,9 @@ class Server:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """How clients reach it."""
-        raise NotImplementedError
 
     @property
     def pid(self) -> int:
@@ -123,11 +124,13 @@ class Server:
         self._process.wait(START_SECONDS)
         self._process = None
 
+    @abstractmethod
     def _command(self) -> list[str]:
-        raise NotImplementedError
+        """Return the command that runs it in the foreground."""
 
+    @abstractmethod
     def _answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it answers a client."""
 
     def _log(self) -> str:
         return (self.folder / "server.log").read_text(errors="replace")[-3000:]

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from jobs_for_tests import RUNNER
+from jobs_for_tests import RUNNER, Clock
 
 from workers.ledger import Ledger
 from workers.sandbox import Sandbox
@@ -22,4 +22,16 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with closing(Ledger.at(tmp_path)) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger_at_clock(ledger_url: str, clock: Clock) -> Iterator[Ledger]:
+    """An empty ledger, on SQLite and on PostgreSQL, whose time is that of ``clock``."""
+    with closing(Ledger(ledger_url, clock=clock)) as ledger:
         yield ledger

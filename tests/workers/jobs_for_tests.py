@@ -71,6 +71,15 @@ def candidate(number: int = 0, **knobs: Any) -> Candidate:
     return Candidate(target="cpu", backend="eager", batch_size=number + 1, runtime=runtime)
 
 
+class Clock:
+    """A clock that the test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
     """Do what the job says, and answer with where and how it was done."""
     report_stage("act")

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from jobs_for_tests import MEASURED, candidate, together
+from jobs_for_tests import MEASURED, Clock, candidate, together
 
 from evaluators.errors import UsageError
 from workers.coordination import WISH_SECONDS
@@ -20,22 +19,9 @@ from workers.ledger import Ledger, join_fleet, joined_fleet
 from workers.records import SearchRecord
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ledger(ledger_url: str, clock: Clock) -> Iterator[Ledger]:
-    with closing(Ledger(ledger_url, clock=clock)) as ledger:
-        yield ledger
+def ledger(ledger_at_clock: Ledger) -> Ledger:
+    return ledger_at_clock
 
 
 @pytest.fixture

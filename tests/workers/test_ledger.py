@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
-from jobs_for_tests import CAPABILITIES, MEASURED, PROFILE, REJECTED, candidate, together
+from jobs_for_tests import CAPABILITIES, MEASURED, PROFILE, REJECTED, Clock, candidate, together
 
 from evaluators.errors import UsageError
 from evaluators.outcome import Evidence, Failure, FailureKind, Outcome
@@ -16,24 +13,9 @@ from workers.records import SearchRecord, TrialRecord
 FAILED = Outcome(kind="failed", failure=Failure(kind=FailureKind.CRASHED, stage="build", reason="it crashed"))
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ledger(ledger_url: str, clock: Clock) -> Iterator[Ledger]:
-    with closing(Ledger(ledger_url, clock=clock)) as ledger:
-        yield ledger
+def ledger(ledger_at_clock: Ledger) -> Ledger:
+    return ledger_at_clock
 
 
 @pytest.fixture
