@@ -52,6 +52,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     result = api.run(SHIFTED, home=home, backend=["eager", "onnxruntime"], batch_size=[4], threads=1, trials=3,
                      latency_budget_ms=100, max_accuracy_drop=0.2, max_foreign_load=1000, name="shop")  # fmt: skip
     assert result.status == "feasible"
+    assert not [note for note in result.notes if "MLflow" in note], result.notes
     return Shop(home, result)
 
 

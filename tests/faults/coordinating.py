@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from search import coordinator, fleet_loop
 from search import service as service_module
 from search.coordinator import FleetMeans
@@ -52,15 +54,18 @@ def submit(ledger: Ledger, trials: int = 10, *, name: str | None = None, **share
 @contextmanager
 def coordinating(ledger: Ledger, home: Path, bell: Any) -> Iterator[Service]:
     """Coordinate in a thread for the block."""
-    coordinator.Projection = NoProjection  # type: ignore[misc]
-    coordinator.WATCH_SECONDS, fleet_loop.LOOK_SECONDS, service_module.LOOK_SECONDS = 0.3, 0.05, 0.1
     means = FleetMeans(SleepingSandbox(), Cancellation(), bell, RING_AGAIN_SECONDS)
     service = Service(ledger, home, means, lambda text: print(text, flush=True))
     thread = threading.Thread(target=service.run, name="service")
-    thread.start()
-    try:
-        yield service
-    finally:
-        means.leave.set()
-        thread.join(30)
-        assert not thread.is_alive()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coordinator, "Projection", NoProjection)
+        patch.setattr(coordinator, "WATCH_SECONDS", 0.3)
+        patch.setattr(fleet_loop, "LOOK_SECONDS", 0.05)
+        patch.setattr(service_module, "LOOK_SECONDS", 0.1)
+        thread.start()
+        try:
+            yield service
+        finally:
+            means.leave.set()
+            thread.join(30)
+            assert not thread.is_alive()
