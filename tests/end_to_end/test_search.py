@@ -230,7 +230,7 @@ def test_the_timeout_holds(tmp_path: Path, timeout_s: int) -> None:
     begun = time.monotonic()
     answer = paretune("search", TINY, "--home", str(tmp_path), "--backend", "eager", "--trials", "1000",
                       "--timeout", f"{timeout_s}s", "--json")  # fmt: skip
-    assert answer.code == 0, answer.stderr
+    assert answer.code in (0, 4), answer.stderr  # 4: a loaded machine may take all of the time to read the workload
     assert answer.json["trials"]["total"] < 1000
     assert time.monotonic() - begun < timeout_s + 45
 
