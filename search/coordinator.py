@@ -22,7 +22,7 @@ from search.final_comparison import run_final_comparison
 from search.fleet import Fleet, local_capabilities, targets_of
 from search.fleet_loop import FleetLoop
 from search.progress import Progress
-from search.projection import Projection
+from search.projection import Projection, ended_news
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
 from search.trial_loop import Session, TrialLoop
@@ -237,13 +237,16 @@ class Coordinator:
     def _conclude(self, projection: Projection) -> SearchResult:
         cancelled = self._ledger.search(self._record.id).cancel_requested
         status: SearchStatus = "cancelled" if cancelled else "interrupted" if self._interrupted else "finished"
-        projection.deliver(self._ledger, self._record.id, self.trials())
+        projection.ask_again()
+        delivered = projection.deliver(self._ledger, self._record.id, self.trials(), float("inf"))
         self._account()
         trials = self.trials()
-        projection.finish(self._result(trials), trials, self._record.profile, self._found_targets)
+        finished = projection.finish(self._result(trials), trials, self._record.profile, self._found_targets)
         self._account()
         result = self._result(trials, report=projection.report)
         self._ledger.update_search(self._record.id, status=status, result=result.to_json())
+        if delivered and finished:
+            self._ledger.delivered([item.id for item in ended_news(self._ledger, self._record.id)])
         return result
 
     def _result(self, trials: list[TrialResult], report: str | None = None) -> SearchResult:

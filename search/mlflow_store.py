@@ -1,4 +1,4 @@
-"""The MLflow store of a home: a SQLite file beside the ledger, opened fast and without noise or network."""
+"""The MLflow store of a home: a SQLite file beside the ledger, or a server, opened fast and without noise."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.errors import InfrastructureError, ParetuneError
+from search.tracking_server import DATABASE as DATABASE
+from search.tracking_server import answers, tracking_server
 
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+ARTIFACTS = "mlartifacts"
 
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -23,12 +25,30 @@ _SETTINGS = {
     # Otherwise a pyproject.toml or uv.lock in the current folder is copied into every model.
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # MLflow's own are 120 s and seven retries: a server that is away would hold everything up for minutes. A request
+    # that is sent again after its answer was lost makes a second run; here it is the outbox that tries again.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 
 
 def store_uri(home: Path) -> str:
-    """Return the URI of the home's store, as ``mlflow ui --backend-store-uri`` takes it."""
-    return f"sqlite:///{home / DATABASE}"
+    """Return the URI of the home's store, as MLflow's clients take it."""
+    return tracking_server(home) or f"sqlite:///{home / DATABASE}"
+
+
+def store_answers(home: Path) -> bool:
+    """Whether it is worth trying to use the home's store; a file always is."""
+    server = tracking_server(home)
+    return server is None or answers(server)
+
+
+def artifact_location(home: Path, experiment: str) -> str | None:
+    """Return where the files of a new experiment go: a folder of the home, or None where a server decides."""
+    if tracking_server(home) is not None:
+        return None
+    folder = "".join(character if character.isalnum() or character in "-_." else "-" for character in experiment)
+    return (home.resolve() / ARTIFACTS / folder).as_uri()
 
 
 @contextmanager
@@ -48,30 +68,38 @@ def mlflow_fails_as(what: str) -> Iterator[None]:
 
 
 def open_client(home: Path) -> Any:
-    """Return an ``MlflowClient`` on the home's store, which is created where there is none.
+    """Return an ``MlflowClient`` on the home's store; a file is created where there is none, a server is not asked.
 
     Raises:
-        InfrastructureError: MLflow cannot be imported, or the store cannot be created or read.
+        InfrastructureError: MLflow cannot be imported, or the file cannot be created or read.
     """
-    with mlflow_fails_as(f"open {home / DATABASE}"):
-        home.mkdir(parents=True, exist_ok=True)
+    server = tracking_server(home)
+    with mlflow_fails_as(f"open {server or home / DATABASE}"):
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        from filelock import FileLock
         from mlflow import MlflowClient
 
-        database = (home / DATABASE).resolve()
-        with FileLock(home / f"{DATABASE}.lock"):
-            if database.exists():
-                _check(database)
-            else:
-                _create(database, home / ARTIFACTS)
-        _TUNED[str(database)] = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
-        _tune_connections()
+        if server is not None:
+            return MlflowClient(server, server)
+        _open_file(home)
         client = MlflowClient(store_uri(home.resolve()), store_uri(home.resolve()))
         client.search_experiments(max_results=1)
         return client
+
+
+def _open_file(home: Path) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from filelock import FileLock
+
+    home.mkdir(parents=True, exist_ok=True)
+    database = (home / DATABASE).resolve()
+    with FileLock(home / f"{DATABASE}.lock"):
+        if database.exists():
+            _check(database)
+        else:
+            _create(database, home / ARTIFACTS)
+    _TUNED[str(database)] = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
+    _tune_connections()
 
 
 def _check(database: Path) -> None:

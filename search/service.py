@@ -11,18 +11,23 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from evaluators.errors import InfrastructureError, UsageError
+from evaluators.errors import InfrastructureError, ParetuneError, UsageError
 from search.coordinator import Coordinator, FleetMeans
+from search.delivery import deliver_ended
 from search.result import TrialCounts, TrialResult
 from workers.lease import SearchTakenError, owner_is_alive, wait_for
 from workers.ledger import Ledger
 from workers.records import CoordinationRecord, SearchRecord
+from workers.repeated import Repeated
 
 LOOK_SECONDS = 0.5
 """How often it is looked for searches to take."""
 
 RETRY_SECONDS = 5.0
 """How long a search is left alone after its coordinator failed."""
+
+DELIVERY_SECONDS = 30.0
+"""How often it is looked for ended searches of which MLflow has missed something."""
 
 MOST_FAILURES = 3
 """After so many failures in a row that are nobody's outage, a search is given up."""
@@ -62,17 +67,19 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self._said: set[str] = set()
         self.coordinated = 0
 
     def run(self) -> int:
         """Coordinate until ``leave`` is set, and return how many searches were seen to their end."""
-        while not self._means.leave.is_set:
-            try:
-                self._look()
-            except InfrastructureError as error:
-                self._say(f"{error}; trying again in {RETRY_SECONDS:g} s")
-                wait_for((self._means.leave,), RETRY_SECONDS)
-            wait_for((self._means.leave,), LOOK_SECONDS)
+        with Repeated(self._deliver, DELIVERY_SECONDS, "paretune-delivery"):
+            while not self._means.leave.is_set:
+                try:
+                    self._look()
+                except InfrastructureError as error:
+                    self._say(f"{error}; trying again in {RETRY_SECONDS:g} s")
+                    wait_for((self._means.leave,), RETRY_SECONDS)
+                wait_for((self._means.leave,), LOOK_SECONDS)
         for thread in self._threads.values():
             thread.join()
         return self.coordinated
@@ -116,6 +123,26 @@ class Service:
             self._say(f"{record.name}: {traceback.format_exc()}")
             if self._failures[record.id] >= MOST_FAILURES:
                 self._give_up(coordinator, record, f"the coordinator failed {MOST_FAILURES} times: {error!r}")
+
+    def _deliver(self) -> bool:
+        """Tell MLflow what it has missed of searches that have ended; where it is away, the next time."""
+        for search_id in self._ledger.ended_pending():
+            if self._means.leave.is_set:
+                break
+            try:
+                if not deliver_ended(self._ledger, self._home, search_id, self._say_once):
+                    break
+                self._say(f"MLflow has all of search {search_id}")
+            except SearchTakenError:
+                continue
+            except (ParetuneError, OSError) as error:
+                self._say_once(f"search {search_id} cannot be shown in MLflow: {error}")
+        return True
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
     def _give_up(self, coordinator: Coordinator, record: SearchRecord, problem: str) -> None:
         self._say(f"{record.name}: {problem}")

@@ -33,9 +33,12 @@ def log_bundle(
     tags = evidence_of(trial, result) | {"paretune.bundle": manifest.digest}
     known = models_of(client, experiment, f"tags.`paretune.trial` = '{result.search}/{trial.number}'")
     for model in known:
-        if model.tags.get("paretune.bundle") == manifest.digest and str(model.status) == str(LoggedModelStatus.READY):
+        if model.tags.get("paretune.bundle") != manifest.digest:
+            continue
+        if str(model.status) == str(LoggedModelStatus.READY):
             client.set_logged_model_tags(model.model_id, tags)
             return str(model.model_id)
+        client.delete_logged_model(model.model_id)  # begun when MLflow failed
     model = client.create_logged_model(
         experiment, name=_model_name(trial), source_run_id=run_id, tags=tags, params=params_of(trial.candidate),
         model_type="paretune",
@@ -44,8 +47,8 @@ def log_bundle(
         folder = Path(scratch) / "model"
         _save(folder, bundle, manifest, model, run_id, tags, example)
         client.log_model_artifacts(model.model_id, str(folder))
-    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     _link(client, run_id, model.model_id, trial)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return str(model.model_id)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.errors import InfrastructureError, ParetuneError
+from evaluators.errors import InfrastructureError, IntegrityError, ParetuneError
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target
 from search.deciding import advice
 from search.finalists import distinct
-from search.mlflow_store import ARTIFACTS, mlflow_fails_as, open_client
+from search.mlflow_store import artifact_location, mlflow_fails_as, open_client, store_answers
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
 from search.tracked_model import log_bundle, models_of
@@ -33,7 +33,8 @@ class Tracking:
     """Writes one search to the MLflow store of a home.
 
     ``open`` and ``start_search`` come first; they may run in different threads, one after the other.
-    Every method raises InfrastructureError where MLflow fails: nothing here may end a search.
+    Every method raises InfrastructureError where MLflow fails: nothing here may end a search. What a request did whose
+    answer was lost is unknown then: ``start_search`` comes first again, and finds out.
     """
 
     def __init__(self, home: Path) -> None:
@@ -58,12 +59,8 @@ class Tracking:
         with mlflow_fails_as("start the search"):
             self._search = search_id
             self._experiment = self._find_experiment(profile.name)
-            self._find_runs()
-            found = self._search_runs(f"tags.`paretune.search` = '{search_id}' and tags.`paretune.kind` = 'search'")
-            if found:
-                self._parent = str(found[0].info.run_id)
-                self._opened.update_run(self._parent, status="RUNNING")
-                return self._parent
+            parents = self._find_runs()
+            self._parent = self._find_parent(parents)
             tags = {
                 "paretune.search": search_id, "paretune.kind": "search", "paretune.name": name,
                 "paretune.target": ",".join(target.name for target in targets),
@@ -72,9 +69,12 @@ class Tracking:
                 "paretune.objective": spec.goal, "paretune.confidence": str(spec.confidence),
                 "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL",
             }  # fmt: skip
-            run = self._opened.create_run(self._experiment, run_name=name, tags=tags)
-            self._parent = str(run.info.run_id)
-            self._write(self._parent, {}, _flat(spec), {})
+            if self._parent:
+                self._opened.update_run(self._parent, status="RUNNING")
+            else:
+                run = self._opened.create_run(self._experiment, run_name=name, tags=tags)
+                self._parent = str(run.info.run_id)
+            self._update(self._parent, {}, _flat(spec), {})
             self._opened.log_text(self._parent, spec.model_dump_json(indent=2), "spec.json")
             return self._parent
 
@@ -123,6 +123,9 @@ class Tracking:
 
         Args:
             example: an ``.npz`` with an array for each input; its first batch is shown with every model.
+
+        Raises:
+            IntegrityError: a bundle of the front is not what was built; all else was written.
         """
         with mlflow_fails_as("finish the search"):
             tags = {
@@ -137,7 +140,7 @@ class Tracking:
             failures = self._log_models(result, example)
             self._opened.set_terminated(self._parent, _ENDINGS[result.status])
         if failures:
-            raise InfrastructureError("; ".join(failures))
+            raise _as_one(failures)
 
     @property
     def run_ids(self) -> dict[int, str]:
@@ -158,21 +161,38 @@ class Tracking:
     def _find_experiment(self, name: str) -> str:
         known = self._opened.get_experiment_by_name(name)
         if known is None:
-            folder = "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
-            location = (self._home.resolve() / ARTIFACTS / folder).as_uri()
+            location = artifact_location(self._home, name)
             tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _ABOUT.format(name)}
             return str(self._opened.create_experiment(name, artifact_location=location, tags=tags))
         if known.lifecycle_stage == "deleted":
             self._opened.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
 
-    def _find_runs(self) -> None:
-        """Read which trials earlier sessions have logged."""
-        for run in self._search_runs(f"tags.`paretune.search` = '{self._search}' and tags.`paretune.kind` = 'trial'"):
-            number = int(run.data.tags["paretune.trial"].rpartition("/")[2])
-            self._runs[number], self._notes[number] = str(run.info.run_id), run.data.tags.get(_NOTE, "")
+    def _find_runs(self) -> set[str]:
+        """Read which trials have a run, leave each one only, and return the runs that they name as their parent."""
+        self._runs, self._notes, self._marked, parents = {}, {}, set(), set()
+        runs = self._search_runs(f"tags.`paretune.search` = '{self._search}' and tags.`paretune.kind` = 'trial'")
+        for run in sorted(runs, key=_age):
+            number, run_id = int(run.data.tags["paretune.trial"].rpartition("/")[2]), str(run.info.run_id)
+            if number in self._runs:
+                self._opened.delete_run(run_id)
+                continue
+            self._runs[number], self._notes[number] = run_id, run.data.tags.get(_NOTE, "")
+            parents.add(run.data.tags.get("mlflow.parentRunId", ""))
             if run.data.tags.get("paretune.pareto") == "true":
                 self._marked.add(number)
+        return parents
+
+    def _find_parent(self, named: Collection[str]) -> str:
+        """Return the run of the search, the one that its trials name if there are several; empty where there is none.
+
+        The others are deleted: they come from requests whose answers were lost.
+        """
+        runs = self._search_runs(f"tags.`paretune.search` = '{self._search}' and tags.`paretune.kind` = 'search'")
+        found = sorted(runs, key=lambda run: (run.info.run_id not in named, *_age(run)))
+        for run in found[1:]:
+            self._opened.delete_run(run.info.run_id)
+        return str(found[0].info.run_id) if found else ""
 
     def _search_runs(self, condition: str) -> list[Any]:
         found, token = [], None
@@ -229,9 +249,10 @@ class Tracking:
             if path is not None:
                 self._opened.log_artifact(self._parent, str(path))
 
-    def _log_models(self, result: SearchResult, example: Path | None) -> list[str]:
+    def _log_models(self, result: SearchResult, example: Path | None) -> list[ParetuneError]:
         """Log the bundles of the front and of the best; return why those failed that did: each stands for itself."""
-        self._models, failures = {}, []
+        failures: list[ParetuneError] = []
+        self._models = {}
         for trial in distinct([*result.front, *([result.best] if result.best else [])]):
             run_id = self._runs.get(trial.number)
             if trial.bundle is None or run_id is None:
@@ -241,13 +262,25 @@ class Tracking:
                     model_id = log_bundle(self._opened, self._experiment, run_id, trial, result, example)
                     self._models[trial.number] = model_id
             except ParetuneError as error:
-                failures.append(str(error))
+                if not store_answers(self._home):
+                    raise
+                failures.append(error)
         for model in models_of(self._opened, self._experiment, f"tags.`paretune.search` = '{self._search}'"):
             if model.model_id not in self._models.values():
                 self._opened.set_logged_model_tags(
                     model.model_id, {"paretune.pareto": "false", "paretune.best": "false"}
                 )
         return failures
+
+
+def _age(run: Any) -> tuple[int, str]:
+    return run.info.start_time, run.info.run_id
+
+
+def _as_one(failures: Sequence[ParetuneError]) -> ParetuneError:
+    """Return one error for several: of MLflow if one of them is, since those may go away."""
+    kind = next((type(each) for each in failures if isinstance(each, InfrastructureError)), IntegrityError)
+    return kind("; ".join(str(each) for each in failures))
 
 
 def _flat(spec: SearchSpec) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, delete, insert, or_, select, update
+from sqlalchemy import URL, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from evaluators.errors import UsageError
@@ -205,6 +205,19 @@ class Ledger(Trials, Workers, Coordination, Comparisons, Promotions):
             waiting = waiting.where(outbox.c.search_id == search_id)
         with self._database.reading() as connection:
             return tuple(OutboxRecord.model_validate(dict(row)) for row in connection.execute(waiting).mappings())
+
+    @lasting
+    def ended_pending(self) -> tuple[str, ...]:
+        """Return the searches that have ended and of which there is undelivered news, the oldest news first."""
+        waiting = (
+            select(outbox.c.search_id)
+            .join(searches)
+            .where(outbox.c.delivered_at.is_(None), searches.c.status != "running")
+            .group_by(outbox.c.search_id)
+            .order_by(func.min(outbox.c.id))
+        )
+        with self._database.reading() as connection:
+            return tuple(connection.scalars(waiting))
 
     @lasting
     def delivered(self, ids: Collection[int], view_ids: Mapping[str, str] | None = None) -> None:

@@ -48,6 +48,7 @@ def worker(
 def coordinator(
     fleet: options.Fleet = None,
     broker: options.Broker = None,
+    mlflow: options.MlflowServer = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -56,6 +57,7 @@ def coordinator(
     from search import fleet_api
 
     _join(home, fleet)
+    options.keep_runs_on(mlflow, home)
     with _switches() as (drain, _):
         report = fleet_api.coordinate(home, broker=broker, say=note, leave=drain)
     return Reply(report.to_json(), lambda: f"the coordinator has left; {report.coordinated} searches came to their end")

@@ -77,6 +77,14 @@ Fleet = Annotated[
         help="ledger of the fleet, such as postgresql://paretune@host/paretune; the home joins it and keeps it in mind",
     ),
 ]  # fmt: skip
+MlflowServer = Annotated[
+    str | None,
+    typer.Option(
+        "--mlflow", metavar="URL", envvar="PARETUNE_MLFLOW", rich_help_panel=FLEET,
+        help="MLflow server that keeps the runs, such as http://host:5000, instead of a file in the home; "
+        "the home keeps it in mind",
+    ),
+]  # fmt: skip
 Broker = Annotated[
     str | None,
     typer.Option(
@@ -139,6 +147,18 @@ def pythons_of(backend_python: list[str] | None, config: Path | None) -> dict[st
     from search.spec import load_pythons
 
     return load_pythons(backend_python or (), config)
+
+
+def keep_runs_on(server: str | None, home: Path) -> None:
+    """Make an MLflow server, where one is named, the store of ``home``.
+
+    Raises:
+        UsageError: it is none, or the home has another store.
+    """
+    if server is not None:
+        from search.tracking_server import use_tracking_server
+
+        use_tracking_server(home, server)
 
 
 def existing(home: Path) -> Path:

@@ -81,6 +81,7 @@ def search(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="name to find the search by")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="show the plan, run nothing")] = False,
     fleet: options.Fleet = None,
+    mlflow: options.MlflowServer = None,
     weight: Annotated[
         float | None, typer.Option(metavar="X", help="share of the fleet (default 1)", rich_help_panel=FLEET)
     ] = None,
@@ -105,6 +106,7 @@ def search(
     spec = options.spec_of(context, config)
     if dry_run:
         return _planned(spec, home)
+    options.keep_runs_on(mlflow, home)
     asked = {"weight": weight, "priority": priority, "most_at_once": most_at_once}
     share = {name: value for name, value in asked.items() if value is not None}
     if fleet is not None or joined_fleet(home):

@@ -14,6 +14,7 @@ from search.cli.output import Reply
 
 
 def ui(
+    context: typer.Context,
     search: Annotated[
         str | None,
         typer.Argument(metavar="[SEARCH]", help="id, name or 'latest' of the search to open", show_default=False),
@@ -28,7 +29,12 @@ def ui(
     """Open the MLflow UI on a search; Ctrl-C ends it."""
     from search import api
     from search.cli import server
+    from search.tracking_server import tracking_server
 
+    if tracking_server(home) is not None:
+        _refuse_own_address(context, home)
+        command, url = api.ui_command(search, home)
+        return Reply({"command": command, "url": url}, lambda: url)
     home = _with_store(home)
     if not print_only:
         server.refuse_taken(host, port)
@@ -38,6 +44,15 @@ def ui(
     if print_only:
         return reply
     return replace(reply, afterwards=lambda: server.serve(command, home / "mlflow-ui.log", host, port))
+
+
+def _refuse_own_address(context: typer.Context, home: Path) -> None:
+    from evaluators.errors import UsageError
+
+    for name in ("port", "host"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise UsageError(f"--{name} is for a server that paretune starts; home {home} has one (see mlflow.url)")
 
 
 def _with_store(home: Path) -> Path:

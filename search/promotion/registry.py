@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -13,6 +14,7 @@ from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from search.mlflow_store import mlflow_fails_as, open_client
 from search.promotion.names import ModelAlias
+from search.tracking_server import tracking_server
 
 
 class Version(Frozen):
@@ -35,6 +37,7 @@ class Registry:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._client: Any = None
+        self._copies: TemporaryDirectory[str] | None = None
 
     @property
     def client(self) -> Any:
@@ -68,7 +71,7 @@ class Registry:
         """
         with mlflow_fails_as(f"read version {version} of {model}"):
             found = self.client.get_model_version(model, str(version))
-            folder = _local(self.client.get_model_version_download_uri(model, str(version)), self._home)
+            folder = self._local(self.client.get_model_version_download_uri(model, str(version)))
             return Version(model=model, version=int(found.version), bundle=str(_bundle_in(folder)),
                            run_id=found.run_id or "", tags=dict(found.tags),
                            aliases=tuple(found.aliases))  # fmt: skip
@@ -120,6 +123,27 @@ class Registry:
         with mlflow_fails_as(f"tag version {version} of {model}"):
             self.client.set_model_version_tag(model, str(version), key, value)
 
+    def _local(self, uri: str) -> Path:
+        """Return the folder of a model's files: a copy that lasts as long as this object, where they are on a server.
+
+        Raises:
+            UsageError: they are neither on this machine nor on the server that the home keeps its runs on.
+        """
+        parsed = urlparse(uri)
+        if parsed.scheme == "":
+            return Path(uri)
+        if parsed.scheme == "file":
+            return Path(unquote(parsed.path))
+        server = tracking_server(self._home)
+        if server is None:
+            raise UsageError(f"model files at {uri} are not on this machine; commands on bundles need them here")
+        from mlflow.artifacts import download_artifacts
+
+        (self._home / "cache").mkdir(exist_ok=True)
+        self._copies = self._copies or TemporaryDirectory(prefix="registered-", dir=self._home / "cache")
+        with redirect_stderr(io.StringIO()):
+            return Path(download_artifacts(uri, dst_path=mkdtemp(dir=self._copies.name), tracking_uri=server))
+
     def _registered(self, model: str) -> Any:
         from mlflow.exceptions import MlflowException
 
@@ -141,13 +165,6 @@ def digest_of(version: Version) -> str:
         IntegrityError: it is not what was registered.
     """
     return read_manifest(Path(version.bundle)).digest
-
-
-def _local(uri: str, home: Path) -> Path:
-    parsed = urlparse(uri)
-    if parsed.scheme not in ("", "file"):
-        raise UsageError(f"model files at {uri} are not on this machine; commands on bundles need them here")
-    return Path(unquote(parsed.path)) if parsed.scheme else Path(uri)
 
 
 def _bundle_in(folder: Path) -> Path:

@@ -59,6 +59,7 @@ def coordinating(ledger: Ledger, home: Path, bell: Any) -> Iterator[Service]:
     thread = threading.Thread(target=service.run, name="service")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coordinator, "Projection", NoProjection)
+        patch.setattr(service_module, "deliver_ended", lambda *_: True)
         patch.setattr(coordinator, "WATCH_SECONDS", 0.3)
         patch.setattr(fleet_loop, "LOOK_SECONDS", 0.05)
         patch.setattr(service_module, "LOOK_SECONDS", 0.1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluators.errors import InfrastructureError, TargetMismatchError
+from evaluators.errors import InfrastructureError, IntegrityError, TargetMismatchError
 from evaluators.outcome import Failure, FailureKind
 from search.mlflow_store import DATABASE, mlflow_fails_as, open_client, store_uri
 from search.result import SearchResult
@@ -242,7 +242,7 @@ def test_one_broken_bundle_is_reported_and_the_others_are_logged(started: Starte
         tracking.log_trial(trials[-1])
     (tmp_path / "1" / "model.onnx").write_bytes(b"altered")
     result, _ = _result(search, front=tuple(trials))
-    with pytest.raises(InfrastructureError, match="altered"):
+    with pytest.raises(IntegrityError, match="altered"):
         tracking.finish_search(result, trials, a_profile())
     assert set(tracking.model_ids) == {2}
     (parent,) = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.kind` = 'search'")
