@@ -1,4 +1,4 @@
-"""Coordinators for tests, in a thread: the product's own service; MLflow, which has tests of its own, is left out."""
+"""Coordinators for tests, in a thread: the product's own service, with MLflow only where it is asked for."""
 
 from __future__ import annotations
 
@@ -52,14 +52,17 @@ def submit(ledger: Ledger, trials: int = 10, *, name: str | None = None, **share
 
 
 @contextmanager
-def coordinating(ledger: Ledger, home: Path, bell: Any) -> Iterator[Service]:
-    """Coordinate in a thread for the block."""
+def coordinating(ledger: Ledger, home: Path, bell: Any, *, mlflow: bool = False) -> Iterator[Service]:
+    """Coordinate in a thread for the block; only if told so with MLflow and the report."""
     means = FleetMeans(SleepingSandbox(), Cancellation(), bell, RING_AGAIN_SECONDS)
     service = Service(ledger, home, means, lambda text: print(text, flush=True))
     thread = threading.Thread(target=service.run, name="service")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coordinator, "Projection", NoProjection)
-        patch.setattr(service_module, "deliver_ended", lambda *_: True)
+        if mlflow:
+            patch.setattr(service_module, "DELIVERY_SECONDS", 0.5)
+        else:
+            patch.setattr(coordinator, "Projection", NoProjection)
+            patch.setattr(service_module, "deliver_ended", lambda *_: True)
         patch.setattr(coordinator, "WATCH_SECONDS", 0.3)
         patch.setattr(fleet_loop, "LOOK_SECONDS", 0.05)
         patch.setattr(service_module, "LOOK_SECONDS", 0.1)

@@ -103,15 +103,26 @@ class Lost(Exception):
     """The answer to a request was lost; what it asked for was done."""
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+class Lossy(Tracking):
+    """A search in an experiment of its own."""
+
+    def __init__(self, home: Path, experiment: str) -> None:
+        super().__init__(home)
+        self.profile = a_profile().model_copy(update={"name": experiment})
+        self.open()
+
+    def start(self) -> None:
+        self.start_search("12ab", "lossy", a_spec(), self.profile, (a_target(),))
+
+
 @pytest.fixture
-def tracking(tmp_path: Path) -> Tracking:
-    opened = Tracking(tmp_path)
-    opened.open()
-    return opened
-
-
-def _start(tracking: Tracking) -> None:
-    tracking.start_search("12ab", "lossy", a_spec(), a_profile(), (a_target(),))
+def tracking(home: Path, request: pytest.FixtureRequest) -> Lossy:
+    return Lossy(home, request.node.name)
 
 
 def _losing(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,14 +135,14 @@ def _losing(method: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("request_", ["create_experiment", "create_run", "log_batch", "log_text"])
 def test_a_lost_answer_at_the_start_doubles_nothing(
-    tracking: Tracking, request_: str, monkeypatch: pytest.MonkeyPatch
+    tracking: Lossy, request_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = tracking._opened
     with monkeypatch.context() as lossy, pytest.raises(Exception, match="start the search"):
         lossy.setattr(client, request_, _losing(getattr(client, request_)))
-        _start(tracking)
-    _start(tracking)
-    (experiment,) = client.search_experiments(filter_string=f"name = '{a_profile().name}'")
+        tracking.start()
+    tracking.start()
+    (experiment,) = client.search_experiments(filter_string=f"name = '{tracking.profile.name}'")
     (parent,) = client.search_runs([experiment.experiment_id])
     assert parent.data.params["trials"] == str(a_spec().trials) and parent.info.status == "RUNNING"
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["spec.json"]
@@ -139,14 +150,14 @@ def test_a_lost_answer_at_the_start_doubles_nothing(
 
 @pytest.mark.parametrize("request_", ["create_run", "log_batch", "set_terminated"])
 def test_a_lost_answer_to_a_trial_doubles_nothing(
-    tracking: Tracking, request_: str, monkeypatch: pytest.MonkeyPatch
+    tracking: Lossy, request_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _start(tracking)
+    tracking.start()
     client, trial = tracking._opened, a_trial(0)
     with monkeypatch.context() as lossy, pytest.raises(Exception, match="log trial 0"):
         lossy.setattr(client, request_, _losing(getattr(client, request_)))
         tracking.log_trial(trial)
-    _start(tracking)
+    tracking.start()
     tracking.log_trial(trial)
     runs = client.search_runs([tracking._experiment], "tags.`paretune.kind` = 'trial'")
     assert [run.info.status for run in runs] == ["FINISHED"]
@@ -154,22 +165,22 @@ def test_a_lost_answer_to_a_trial_doubles_nothing(
     assert len(client.get_metric_history(runs[0].info.run_id, "latency/p95_ms")) == 1
 
 
-def test_runs_that_a_late_request_made_are_deleted_and_the_parent_of_the_trials_stays(tracking: Tracking) -> None:
-    _start(tracking)
+def test_runs_that_a_late_request_made_are_deleted_and_the_parent_of_the_trials_stays(tracking: Lossy) -> None:
+    tracking.start()
     client, parent = tracking._opened, tracking._parent
     run = tracking.log_trial(a_trial(0))
     tags = {key: value for key, value in tags_of(a_trial(0), "12ab").items() if not key.startswith("mlflow")}
     client.create_run(tracking._experiment, tags=tags)
     client.create_run(tracking._experiment, tags={"paretune.search": "12ab", "paretune.kind": "search"}, start_time=1)
-    _start(tracking)
+    tracking.start()
     assert tracking._parent == parent and tracking.run_ids == {0: run}
     assert {found.info.run_id for found in client.search_runs([tracking._experiment])} == {parent, run}
 
 
-def test_a_bundle_that_is_gone_is_nothing_to_try_again(tracking: Tracking) -> None:
+def test_a_bundle_that_is_gone_is_nothing_to_try_again(tracking: Lossy) -> None:
     from tests.search.factories import a_search
 
-    _start(tracking)
+    tracking.start()
     result, trials = a_search(12)
     for trial in trials:
         tracking.log_trial(trial)
