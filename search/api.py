@@ -203,11 +203,12 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> J
 def work(
     home: Path, *, target: str | None = None, device: str | None = None, name: str | None = None,
     broker: str | None = None, say: Callable[[str], None] = lambda text: None, drain: Cancellation | None = None,
-    abort: Cancellation | None = None, backend_python: Pythons = NO_PYTHONS,
+    abort: Cancellation | None = None, backend_python: Pythons = NO_PYTHONS, alive: Path | None = None,
 ) -> WorkerReport:  # fmt: skip
     """Run the trials that searches of ``home`` queue for one target of this machine, until ``drain`` or ``abort``.
 
-    With a ``broker`` they are rung for; without, the ledger is looked at again and again.
+    With a ``broker`` they are rung for; without, the ledger is looked at again and again. The file ``alive`` is touched
+    all the while.
 
     Raises:
         UsageError: this machine has no such target, no such device, or the target can run nothing; an interpreter of
@@ -218,7 +219,7 @@ def work(
     with open_ledger(home) as ledger:
         return run_worker(ledger, writable(home), target=target, device=device, name=name, broker=broker, say=say,
                           drain=drain or Cancellation(), abort=abort or Cancellation(),
-                          interpreters=interpreters)  # fmt: skip
+                          interpreters=interpreters, alive=alive)  # fmt: skip
 
 
 def searches(home: Path) -> list[StatusReport]:

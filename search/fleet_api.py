@@ -13,6 +13,7 @@ from evaluators.frozen import Frozen
 from search.api import StatusReport, checked, open_ledger, status, writable
 from search.progress import Progress, Silent
 from search.spec import SearchSpec
+from workers.alive import touching
 from workers.doorbell import AGAIN_SECONDS, Bell
 from workers.lease import Cancellation, owner_is_alive
 from workers.ledger import Ledger, join_fleet, joined_fleet
@@ -127,17 +128,20 @@ def follow(
 
 def coordinate(
     home: Path, *, broker: str | None = None, say: Callable[[str], None] = lambda text: None,
-    leave: Cancellation | None = None, ring_again_s: float = AGAIN_SECONDS,
+    leave: Cancellation | None = None, ring_again_s: float = AGAIN_SECONDS, alive: Path | None = None,
 ) -> CoordinatorReport:  # fmt: skip
     """Coordinate the searches that are left to the fleet of ``home``, until ``leave`` is set.
 
+    The file ``alive`` is touched all the while.
+
     Raises:
-        UsageError: the broker's URL cannot be used.
+        UsageError: the broker's URL cannot be used, or the file cannot be written.
     """
     from search.coordinator import FleetMeans
     from search.service import Service
     from workers.sandbox import Sandbox
 
+    tell = touching(alive)
     sandbox = Sandbox()
     with open_ledger(home) as ledger:
         bell = None if broker is None else _bell(broker, ledger)
@@ -145,7 +149,7 @@ def coordinate(
         rings = "rings through the broker" if bell else "rings nobody: workers look into the ledger"
         say(f"coordinates the searches of {home}, and {rings}")
         try:
-            return CoordinatorReport(coordinated=Service(ledger, home, means, say).run())
+            return CoordinatorReport(coordinated=Service(ledger, home, means, say, tell).run())
         finally:
             sandbox.close()
 

@@ -23,6 +23,7 @@ from evaluators.target import (
     probe_target,
     probe_targets,
 )
+from workers.alive import touching
 from workers.interpreters import Interpreters, open_interpreters
 from workers.lease import Cancellation
 from workers.ledger import Ledger
@@ -94,6 +95,7 @@ def doctor(backend_python: Mapping[str, str] = MappingProxyType({})) -> DoctorRe
 def work(
     ledger: Ledger, home: Path, *, target: str | None, device: str | None, name: str | None, broker: str | None,
     say: Callable[[str], None], drain: Cancellation, abort: Cancellation, interpreters: Interpreters,
+    alive: Path | None = None,
 ) -> WorkerReport:  # fmt: skip
     """Serve one target of this machine, see ``search.api.work``."""
     found = probe_target(target)
@@ -105,9 +107,10 @@ def work(
     if not usable:
         reasons = "; ".join(f"{report.name}: {report.reason}" for report in capabilities.backends)
         raise UsageError(f"no backend can be used on {found.name}: {reasons}")
+    tell = touching(alive)
     hear = None if broker is None else _hear_through(broker, found.name)
     with Sandbox() as sandbox:
-        worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say,
+        worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say, alive=tell,
                         interpreters=interpreters)  # fmt: skip
         for note in interpreters.notes():
             say(note)

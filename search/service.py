@@ -60,9 +60,14 @@ class Service:
         home: the folder that coordinators and workers share.
         means: how the trials of searches are brought to workers; its ``leave`` ends the service.
         say: told what happens, in words.
+        alive: called every second or so, each time after the ledger was looked into.
     """
 
-    def __init__(self, ledger: Ledger, home: Path, means: FleetMeans, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, home: Path, means: FleetMeans, say: Callable[[str], None],
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._alive = alive
         self._ledger, self._home, self._means, self._say = ledger, home, means, say
         self._threads: dict[str, threading.Thread] = {}
         self._failures: dict[str, int] = {}
@@ -76,6 +81,7 @@ class Service:
             while not self._means.leave.is_set:
                 try:
                     self._look()
+                    self._alive()
                 except InfrastructureError as error:
                     self._say(f"{error}; trying again in {RETRY_SECONDS:g} s")
                     wait_for((self._means.leave,), RETRY_SECONDS)

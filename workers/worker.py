@@ -53,6 +53,7 @@ class Worker:
         locks: folder of the device locks, the user's own unless told.
         interpreters: the backends that live in an interpreter of their own.
         say: told what it does, in words.
+        alive: called every few seconds, after the ledger was told that it is there.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Worker:
         locks: Path | None = None,
         interpreters: Interpreters | None = None,
         say: Callable[[str], None] = lambda text: None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
+        self._alive = alive
         self._ledger, self._capabilities, self._search_id, self._say = ledger, capabilities, search_id, say
         self.target = capabilities.target
         self.device = device or (devices_of(self.target.name) or ("cpu",))[0]
@@ -92,7 +95,7 @@ class Worker:
         )
         self._finished = 0
         try:
-            with Repeated(lambda: self._ledger.worker_seen(self.id), BEAT_SECONDS, f"beat {self.name}"):
+            with Repeated(self._beat, BEAT_SECONDS, f"beat {self.name}"):
                 if hear is None:
                     self._look(drain, abort)
                 else:
@@ -102,6 +105,12 @@ class Worker:
             with suppress(InfrastructureError):
                 self._ledger.end_worker(self.id)
         return self._finished
+
+    def _beat(self) -> bool:
+        known = self._ledger.worker_seen(self.id)
+        if known:
+            self._alive()
+        return known
 
     def _look(self, drain: Cancellation, abort: Cancellation) -> None:
         """Look into the ledger for trials, again and again."""

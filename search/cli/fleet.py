@@ -30,6 +30,7 @@ def worker(
     fleet: options.Fleet = None,
     broker: options.Broker = None,
     backend_python: options.BackendPython = None,
+    alive: options.Alive = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -41,7 +42,7 @@ def worker(
     pythons = options.pythons_of(backend_python, config)
     with _switches() as (drain, abort):
         report = api.work(home, target=target, device=device, name=name, broker=broker, say=note,
-                          backend_python=pythons, drain=drain, abort=abort)  # fmt: skip
+                          backend_python=pythons, drain=drain, abort=abort, alive=alive)  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 
@@ -49,6 +50,7 @@ def coordinator(
     fleet: options.Fleet = None,
     broker: options.Broker = None,
     mlflow: options.MlflowServer = None,
+    alive: options.Alive = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -59,7 +61,7 @@ def coordinator(
     _join(home, fleet)
     options.keep_runs_on(mlflow, home)
     with _switches() as (drain, _):
-        report = fleet_api.coordinate(home, broker=broker, say=note, leave=drain)
+        report = fleet_api.coordinate(home, broker=broker, say=note, leave=drain, alive=alive)
     return Reply(report.to_json(), lambda: f"the coordinator has left; {report.coordinated} searches came to their end")
 
 

@@ -77,6 +77,10 @@ Fleet = Annotated[
         help="ledger of the fleet, such as postgresql://paretune@host/paretune; the home joins it and keeps it in mind",
     ),
 ]  # fmt: skip
+Alive = Annotated[
+    Path | None,
+    typer.Option("--alive", metavar="FILE", help="touch this file every few seconds while it works, for health checks"),
+]
 MlflowServer = Annotated[
     str | None,
     typer.Option(
