@@ -25,7 +25,7 @@ from workers.ledger import Ledger
 from workers.records import SearchRecord
 from workers.worker import Worker
 
-TRIALS = 10
+TRIALS = 8
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def ledger(home: Path) -> Iterator[Ledger]:
 def working(ledger: Ledger, home: Path) -> Iterator[None]:
     """Run the trials for the block, in a thread."""
     stop = Cancellation()
-    worker = Worker(ledger, SleepingSandbox(0.2), home, capabilities(), name="a", device="sleep:a", locks=home)
+    worker = Worker(ledger, SleepingSandbox(0.15), home, capabilities(), name="a", device="sleep:a", locks=home)
     thread = Thread(target=worker.run, args=(stop, stop))
     thread.start()
     try:
