@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +13,13 @@ from typing import Any
 import pytest
 
 from evaluators.errors import IntegrityError, UsageError
+from scripts.servers import wait_until
 from search.mlflow_store import artifact_location, open_client, store_answers, store_uri
 from search.outage import Outage
 from search.tracked_trial import tags_of
 from search.tracking import Tracking
 from search.tracking_server import FILE, answers, checked_url, tracking_server, use_tracking_server
-from tests.conftest import paretune
+from tests.conftest import ROOT, TINY, command, paretune
 from tests.search.factories import a_profile, a_spec, a_target, a_trial
 
 AWAY = "http://127.0.0.1:9"
@@ -55,6 +59,18 @@ def test_only_servers_without_secrets_are_taken(url: str, problem: str) -> None:
     with pytest.raises(UsageError, match=problem) as refused:
         checked_url(url)
     assert "secret" not in str(refused.value)
+
+
+def test_a_search_and_a_coordinator_make_a_home_keep_a_server(tmp_path: Path) -> None:
+    left = paretune("search", TINY, "--home", str(tmp_path / "one"), "--mlflow", "ftp://host", "--json")
+    assert left.code == 2 and "http://host:5000" in left.stderr
+    coordinator = [*command("coordinator", "--home", str(tmp_path / "two"), "--alive", str(tmp_path / "alive"))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARETUNE_MLFLOW": AWAY}
+    with subprocess.Popen(coordinator, env=environment, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
+        wait_until((tmp_path / "alive").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert tracking_server(tmp_path / "two") == AWAY
 
 
 def test_a_server_that_is_away_is_noticed_at_once_and_a_file_is_always_there(tmp_path: Path) -> None:

@@ -162,6 +162,19 @@ def test_the_news_of_a_finish_is_posted_with_it(ledger: Ledger, search: SearchRe
     assert ledger.pending(search.id) == ()
 
 
+def test_searches_that_have_ended_are_named_while_there_is_news_of_them(ledger: Ledger, search: SearchRecord) -> None:
+    later = ledger.create_search(search.workload, {})
+    queue(ledger, later)
+    assert ledger.ended_pending() == (), "both run"
+
+    ledger.update_search(later.id, status="interrupted")
+    ledger.update_search(search.id, status="finished")
+    assert set(ledger.ended_pending()) == {search.id, later.id}
+
+    ledger.delivered([news.id for news in ledger.pending(later.id)])
+    assert ledger.ended_pending() == (search.id,)
+
+
 FULL = {
     "sqlite": ["CREATE TRIGGER full_disk BEFORE INSERT ON outbox BEGIN SELECT RAISE(FAIL, 'disk full'); END"],
     "postgresql": [
