@@ -26,5 +26,5 @@ def test_without_a_file_nothing_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--alive .*: No such file or directory"):
+    with pytest.raises(UsageError, match=r"--alive .*: No such file or directory"):
         touching(tmp_path / "missing" / "alive")
