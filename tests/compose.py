@@ -47,9 +47,17 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def services(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the services of the file, with these variables."""
-    found: dict[str, dict[str, Any]] = yaml.safe_load(interpolated(FILE.read_text(), variables))["services"]
+def compose(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the file with these variables, which Compose puts in after it has read the YAML."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: filled(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [filled(each) for each in value]
+        return interpolated(value, variables) if isinstance(value, str) else value
+
+    found: dict[str, Any] = filled(yaml.safe_load(FILE.read_text()))
     return found
 
 

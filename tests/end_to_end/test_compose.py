@@ -18,19 +18,20 @@ import pytest
 import yaml
 
 from scripts.servers import Missing, PostgreSql, _as_user, _free_port, _give, wait_until
-from tests.compose import EXAMPLE, FILE, ROOT, Native, Unset, environment_of, interpolated, services
+from tests.compose import EXAMPLE, FILE, ROOT, Native, Unset, compose, environment_of
 from tests.conftest import present
 
 PASSWORDS = {name: f"{name.lower().replace('_', '')}1" for name in environment_of(EXAMPLE) if "PASSWORD" in name}
 FILLED = environment_of(EXAMPLE) | PASSWORDS
-SERVICES = services(FILLED)
+WHOLE = compose(FILLED)
+SERVICES = WHOLE["services"]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 PROGRAMS = Path(sys.executable).parent
 
 
 def test_the_file_is_valid_as_it_is_and_with_the_example_filled_in(tmp_path: Path) -> None:
     filled = tmp_path / "docker-compose.yml"
-    filled.write_text(interpolated(FILE.read_text(), FILLED))
+    filled.write_text(yaml.safe_dump(WHOLE))
     schema = ("--builtin-schema", "vendor.compose-spec")
     ended = subprocess.run([PROGRAMS / "check-jsonschema", *schema, FILE, filled], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
@@ -40,7 +41,7 @@ def test_there_are_no_default_passwords() -> None:
     assert len(PASSWORDS) == 5 and not any(environment_of(EXAMPLE)[name] for name in PASSWORDS)
     for name in PASSWORDS:
         with pytest.raises(Unset, match=name):
-            services(FILLED | {name: ""})
+            compose(FILLED | {name: ""})
 
 
 def test_every_variable_is_in_the_example() -> None:
@@ -74,8 +75,7 @@ def test_only_pages_for_people_are_published_and_on_this_host_alone(name: str) -
     published = SERVICES[name].get("ports", [])
     assert published == {"mlflow": ["127.0.0.1:5000:5000"], "flower": ["127.0.0.1:5555:5555"]}.get(name, [])
     assert SERVICES[name]["networks"] == (["inside", "outside"] if published else ["inside"])
-    whole = yaml.safe_load(interpolated(FILE.read_text(), FILLED))
-    assert whole["networks"]["inside"] == {"internal": True}
+    assert WHOLE["networks"]["inside"] == {"internal": True}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -85,7 +85,7 @@ def test_passwords_are_in_no_command_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_is_mounted_is_there_or_a_volume_that_is_declared(name: str) -> None:
-    declared = yaml.safe_load(FILE.read_text())["volumes"]
+    declared = WHOLE["volumes"]
     for volume in SERVICES[name].get("volumes", ()):
         source, _, *mode = volume.split(":")
         assert source in declared or ((ROOT / source).exists() and mode == ["ro"])
@@ -158,7 +158,7 @@ def native() -> Iterator[Native]:
             (folder / volume).mkdir()
         ports = {address: _free_port() for address in ("redis:6379", "mlflow:5000", "flower:5555", "postgres:5432")}
         (folder / "postgres" / "port").write_text(str(ports["postgres:5432"]))
-        parts = here(services(FILLED | {"WORKLOADS": str(ROOT / "tests")}), folder, ports)
+        parts = here(compose(FILLED | {"WORKLOADS": str(ROOT / "tests")})["services"], folder, ports)
         stack.enter_context(present(lambda: Database(parts, folder / "postgres")))
         stack.enter_context(parts.up("redis", "--port", str(ports["redis:6379"]), "--bind", "127.0.0.1",
                                      "--dir", str(folder / "redis")))  # fmt: skip
