@@ -96,7 +96,8 @@ class Native:
     def environment(self, service: str) -> dict[str, str]:
         """Return the environment of a service's processes."""
         told = {name: self.here(service, str(value)) for name, value in self._services[service]["environment"].items()}
-        return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": self._path, **told, **self._more.get(service, {})}
+        ours = {"PYTHONPATH": str(ROOT), "PATH": self._path, "TMPDIR": str(self._folder / "tmp")}
+        return {**os.environ, **ours, **told, **self._more.get(service, {})}
 
     def command(self, service: str, *more: str) -> list[str]:
         """Return the command of a service, and what its image would add."""

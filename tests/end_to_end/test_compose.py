@@ -45,13 +45,14 @@ def test_there_are_no_default_passwords() -> None:
 
 
 def test_every_variable_is_in_the_example() -> None:
-    assert set(re.findall(r"\$\{(\w+)", FILE.read_text())) == set(FILLED)
+    assert set(re.findall(r"\$\{(\w+)", FILE.read_text())) | {"COMPOSE_PROFILES"} == set(FILLED)
 
 
 def test_the_parts_are_all_there_and_those_for_hardware_are_asked_for() -> None:
     profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
     assert profiles == {"redis": None, "postgres": None, "mlflow": None, "coordinator": None, "worker": ["cpu"],
                         "worker-cuda": ["cuda"], "flower": ["flower"]}  # fmt: skip
+    assert [FILLED["COMPOSE_PROFILES"]] == profiles["worker"], "a fleet without a worker does nothing"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -154,7 +155,7 @@ def native() -> Iterator[Native]:
     with TemporaryDirectory(prefix="paretune-compose-", ignore_cleanup_errors=True) as made, ExitStack() as stack:
         folder = Path(made)
         folder.chmod(0o755)
-        for volume in ("redis", "home", "mlflow", "postgres"):
+        for volume in ("redis", "home", "mlflow", "postgres", "tmp"):
             (folder / volume).mkdir()
         ports = {address: _free_port() for address in ("redis:6379", "mlflow:5000", "flower:5555", "postgres:5432")}
         (folder / "postgres" / "port").write_text(str(ports["postgres:5432"]))
