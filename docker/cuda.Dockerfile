@@ -11,9 +11,9 @@ FROM python:3.11.13-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/paretune
 # Only torch itself: what it needs comes with the rest, in the versions of constraints.txt.
-RUN /opt/paretune/bin/pip install --no-deps --index-url "$TORCH_INDEX" torch==2.13.0
+RUN python -m venv /opt/paretune \
+    && /opt/paretune/bin/pip install --no-deps --index-url "$TORCH_INDEX" torch==2.13.0
 COPY . /src/
 # onnxruntime-gpu is another distribution of the same module: it takes the place of onnxruntime.
 RUN sed --in-place '/^onnxruntime==/d' /src/constraints.txt \
