@@ -63,7 +63,7 @@ def make_app(
         broker_transport_options={
             "visibility_timeout": visibility_s, "global_keyprefix": KEY_PREFIX, "socket_timeout": silent_s + 5,
             "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": silent_s,
-            "unacked_restore_interval": min(10.0, visibility_s / 4),
+            "unacked_restore_interval": min(60.0, visibility_s / 4), "unacked_restore_throttle": 1,
             # Whoever rings goes on with its search where the broker is gone, and rings again later.
             "max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1,
         },

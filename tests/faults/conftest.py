@@ -9,7 +9,10 @@ import pytest
 
 from scripts.servers import PostgreSql, Redis
 from tests.conftest import present
-from tests.faults.fleet import Fleet
+
+pytest.register_assert_rewrite("tests.faults.fleet")
+
+from tests.faults.fleet import Fleet  # noqa: E402 - what it asserts is shown in full
 
 PAIR: Mapping[str, Mapping[str, Any]] = {"a": {}, "b": {}}
 

@@ -57,7 +57,7 @@ def submit(
 
 def submit_small(ledger: Ledger, batch_sizes: str = "1", **spec: Any) -> SearchRecord:
     """Leave a search to the fleet that tries every candidate of a small space, so that its front is always the same."""
-    return submit(ledger, 1000, spec={"workload": SMALL, "batch_size": batch_sizes, **spec})
+    return submit(ledger, 1000, spec={"workload": SMALL, "batch_size": batch_sizes} | spec)
 
 
 @contextmanager

@@ -22,9 +22,10 @@ from evaluators.capabilities import Capabilities, capabilities_of
 from evaluators.interpreter import Interpreter
 from evaluators.jobs import JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
 from evaluators.target import probe_processor
+from search import service
 from search.cli.fleet import _switches
 from tests.faults.sandboxed import DEVICE, PRELOADED, RUNNER, measured
-from workers import database
+from workers import database, worker
 from workers.celery_app import SILENT_SECONDS, VISIBILITY_SECONDS, hear, make_app
 from workers.lease import Cancellation, wait_for
 from workers.ledger import Ledger
@@ -93,6 +94,7 @@ def main(kind: str, ledger_url: str, broker: str, home: Path, name: str, setting
     """Be one part of the fleet until asked to leave."""
     _let_the_clock_be_set()
     database.STALLED_SECONDS = float(str(settings.pop("stalled_s", database.STALLED_SECONDS)))
+    worker.RETRY_SECONDS = service.RETRY_SECONDS = float(str(settings.pop("retry_s", worker.RETRY_SECONDS)))
     with closing(Ledger(ledger_url)) as ledger, _switches() as (drain, abort):
         if kind == "worker":
             _work(ledger, broker, home, name, drain, abort, **settings)  # type: ignore[arg-type]
@@ -112,10 +114,10 @@ def _work(
 ) -> None:  # fmt: skip
     app = make_app(broker, [target], visibility_s=visibility_s, silent_s=silent_s)
     with Sandbox(runner=RUNNER, preloaded=PRELOADED) as sandbox:
-        worker = Worker(ledger, sandbox, home, capabilities(target, cores), name=name,
-                        device=device or f"sleep:{name}", locks=home,
-                        say=lambda text: print(text, flush=True))  # fmt: skip
-        worker.run(drain, abort, partial(hear, app))
+        mine = Worker(ledger, sandbox, home, capabilities(target, cores), name=name,
+                      device=device or f"sleep:{name}", locks=home,
+                      say=lambda text: print(text, flush=True))  # fmt: skip
+        mine.run(drain, abort, partial(hear, app))
 
 
 def _let_the_clock_be_set() -> None:
