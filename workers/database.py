@@ -203,7 +203,8 @@ class ServerClock:
             now = self._steady()
             if now - self._asked_at >= CLOCK_SECONDS:
                 try:
-                    self._answer, self._asked_at = self._ask(), now
+                    # The moment of the answer: asking may begin with a slow connection.
+                    self._answer, self._asked_at = self._ask(), self._steady()
                 except InfrastructureError:
                     if self._asked_at == float("-inf"):
                         raise

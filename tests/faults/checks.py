@@ -9,6 +9,9 @@ from typing import Any
 from workers.ledger import Ledger
 from workers.records import AttemptRecord, TrialRecord
 
+CLOCKS_APART_SECONDS = 0.5
+"""So far apart may two processes be about the time of the database server."""
+
 GRACE_SECONDS = 30.0
 """So long after the end of its lease a trial may still be said to run."""
 
@@ -40,7 +43,7 @@ def problems_of_trial(trial: TrialRecord, attempts: Sequence[AttemptRecord]) -> 
     if [attempt.attempt for attempt in attempts] != list(range(1, trial.attempt + 1)):
         problems.append(f"it is at attempt {trial.attempt} after attempts {[each.attempt for each in attempts]}")
     for one, other in pairwise(attempts):
-        if one.ended_at is None or other.started_at < one.ended_at:
+        if one.ended_at is None or other.started_at < one.ended_at - CLOCKS_APART_SECONDS:
             problems.append(f"attempt {other.attempt} began before attempt {one.attempt} had ended")
     return problems
 
