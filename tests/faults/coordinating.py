@@ -15,7 +15,7 @@ from search import coordinator, fleet_loop
 from search import service as service_module
 from search.coordinator import FleetMeans
 from search.service import Service
-from tests.faults.sleeping import SMALL, TARGET, SleepingSandbox
+from tests.faults.sleeping import GPU, SMALL, TARGET, SleepingSandbox
 from tests.search.factories import a_spec
 from workers.lease import Cancellation
 from workers.ledger import Ledger
@@ -58,6 +58,14 @@ def submit(
 def submit_small(ledger: Ledger, batch_sizes: str = "1", **spec: Any) -> SearchRecord:
     """Leave a search to the fleet that tries every candidate of a small space, so that its front is always the same."""
     return submit(ledger, 1000, spec={"workload": SMALL, "batch_size": batch_sizes} | spec)
+
+
+def submit_sizes(ledger: Ledger, sizes: int, **spec: Any) -> SearchRecord:
+    """Leave a search to the workers of ``GPU`` that tries batch sizes from 1 on and nothing else.
+
+    Of the schemes of such a target only fp32 is left: each batch size is one candidate.
+    """
+    return submit_small(ledger, ",".join(str(size) for size in range(1, sizes + 1)), target=GPU, **spec)
 
 
 @contextmanager

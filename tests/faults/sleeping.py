@@ -33,7 +33,7 @@ from workers.sandbox import AnyJob, Sandbox, SandboxResult
 from workers.worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TARGET = "cpu-sleep"
+TARGET, GPU = "cpu-sleep", "cuda-sm90"
 JOB_SECONDS = 0.1
 DAY_SECONDS = 86_400.0
 SMALL = "small"

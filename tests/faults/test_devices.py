@@ -6,16 +6,12 @@ import pytest
 
 from scripts.servers import wait_until
 from tests.faults.checks import overlapping
-from tests.faults.coordinating import coordinating, submit_small
+from tests.faults.coordinating import coordinating, submit_sizes, submit_small
 from tests.faults.fleet import Fleet, outcome_of
 from tests.faults.sandboxed import intervals
-from tests.faults.sleeping import TARGET
+from tests.faults.sleeping import GPU, TARGET
 from workers.celery_app import KEY_PREFIX
 from workers.records import SearchRecord
-
-GPU = "cuda-sm90"
-EVERY_SIZE = ",".join(str(size) for size in range(1, 13))
-"""Of the schemes of such a target only fp32 is left: as many candidates as batch sizes."""
 
 WORKERS = {
     **{f"gpu{number}{twin}": {"target": GPU, "device": f"cuda:{number}"} for number in (0, 1) for twin in "ab"},
@@ -40,7 +36,7 @@ def whose(fleet: Fleet, search: SearchRecord) -> dict[str, set[str]]:
 
 def test_four_workers_on_two_devices_measure_one_at_a_time_on_each(fleet: Fleet) -> None:
     with coordinating(fleet.ledger, fleet.home, fleet.bell):
-        search = submit_small(fleet.ledger, EVERY_SIZE, target=GPU)
+        search = submit_sizes(fleet.ledger, 12)
         ended = outcome_of(fleet, search)
     measured = intervals(fleet.home)
     assert whose(fleet, search) == {GPU: {"gpu0a", "gpu0b", "gpu1a", "gpu1b"}}
@@ -59,7 +55,7 @@ def test_messages_in_the_queue_of_another_target_are_not_answered(fleet: Fleet) 
                 fleet.bell.ring(queue, trial_id)
 
     with coordinating(fleet.ledger, fleet.home, Astray()):
-        searches = [submit_small(fleet.ledger, target=target) for target in (TARGET, GPU)]
+        searches = [submit_small(fleet.ledger), submit_sizes(fleet.ledger, 9)]
         for search in searches:
             assert outcome_of(fleet, search).in_vain == []
     served = whose(fleet, searches[0]) | whose(fleet, searches[1])
