@@ -41,7 +41,7 @@ WORKERS = {
     for device in DEVICES for twin in "ab"
 }  # fmt: skip
 LEASE_SECONDS = 5.0
-JOB_SECONDS = 0.5
+JOB_SECONDS = 0.2
 AT_ONCE = 4
 """Searches that are left to the fleet at a time."""
 PER_SEARCH = 36
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=1000, help=f"at least; searches have {PER_SEARCH} each")
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--pause", type=float, default=1.8, help="seconds between faults, on average")
+    parser.add_argument("--pause", type=float, default=1.6, help="seconds between faults, on average")
     parser.add_argument("--patience", type=float, default=300.0, help="seconds for the rest after the last fault")
     parser.add_argument("--keep", type=Path, help="folder for logs and servers, kept afterwards")
     parser.add_argument("--record", action="store_true", help="append the report to benchmarks/RESULTS.md")
