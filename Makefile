@@ -2,6 +2,7 @@
 # make test   install, then run every test
 # make test-executorch   tests of executorch, which is installed beside the environment
 # make fleet  install, then run a whole fleet on this machine: servers, coordinator, workers, until Ctrl-C
+# make soak   install, then 200 random faults over 1,000 trials of a fleet on this machine; takes about ten minutes
 # make bare   one archive in dist/ that runs the evaluators on a machine with only torch and NumPy
 # make check  ruff, mypy --strict and the import contract
 
@@ -12,7 +13,7 @@ HOME_DIR ?= .paretune
 RUNTIMES := inductor,onnxruntime,openvino
 EXECUTORCH_TESTS := tests/evaluators/test_executorch.py tests/security/test_damaged.py
 
-.PHONY: demo test test-executorch check bench bare fleet clean
+.PHONY: demo test test-executorch check bench bare fleet soak clean
 
 demo: $(VENV)/.runtimes
 	$(BIN)/paretune search examples/images/workload.py:workload --home $(HOME_DIR) \
@@ -30,6 +31,9 @@ WORKERS ?= 1
 
 fleet: $(VENV)/.fleet
 	$(BIN)/python -m scripts.fleet --home .fleet --workers $(WORKERS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.soak --trials 1000 --faults 200 --seed 1
 
 bare: $(VENV)/.runtimes
 	$(BIN)/python scripts/make_bare.py dist

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class ParetuneError(Exception):
     """Base of the tree: what happened, the value seen, and what to do next."""
@@ -67,3 +69,12 @@ _ALLOCATION = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out; libraries hide it behind many types."""
     return isinstance(error, MemoryError) or any(text in str(error) for text in _ALLOCATION)
+
+
+_NO_SPACE = ("No space left on device", "Disk quota exceeded")
+
+
+def found_no_space(error: BaseException) -> bool:
+    """Whether ``error`` says that a disk is full; libraries hide it behind many types."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or any(text in str(error) for text in _NO_SPACE)

@@ -24,7 +24,14 @@ class FailureKind(StrEnum):
     PARITY = "parity"
     UNSUPPORTED = "unsupported"
     ERROR = "error"
+    KILLED = "killed"
+    DISK_FULL = "disk_full"
     LOST = "lost"
+
+    @property
+    def is_a_disturbance(self) -> bool:
+        """Whether it says something about the machine rather than about the candidate: worth another try."""
+        return self in (FailureKind.KILLED, FailureKind.DISK_FULL)
 
 
 class Constraint(Frozen):

@@ -11,6 +11,7 @@ from evaluators.errors import (
     ParityError,
     UnsupportedError,
     WorkloadError,
+    found_no_space,
     ran_out_of_memory,
 )
 from evaluators.jobs import CompareJob, Job, JobResult, MeasureJob, PrepareJob, SealedJob, SourceJob
@@ -68,6 +69,8 @@ def kind_of(error: BaseException) -> FailureKind:
     """Type an exception."""
     if ran_out_of_memory(error):
         return FailureKind.OUT_OF_MEMORY
+    if found_no_space(error):
+        return FailureKind.DISK_FULL
     return next((kind for type_, kind in _KINDS if isinstance(error, type_)), FailureKind.ERROR)
 
 

@@ -220,6 +220,15 @@ class Redis(Server):
 
         return redis.Redis(port=self.port)
 
+    def keep(self, durable: bool) -> None:
+        """Let what it holds outlive a kill once this returns, or not."""
+        self._durable = durable
+        client = self.client()
+        client.config_set("appendonly", "yes" if durable else "no")
+        # What it holds already is written by another process, which a kill takes along.
+        wait_until(lambda: not any(client.info("persistence")[f"aof_rewrite_{state}"] for state in
+                                   ("in_progress", "scheduled")))  # fmt: skip
+
     def _command(self) -> list[str]:
         return [str(redis_program()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
                 "--save", "", "--appendonly", "yes" if self._durable else "no",

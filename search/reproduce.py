@@ -55,7 +55,8 @@ def _run_again(
             search = ledger.create_search(record.workload, record.spec)
             again = ledger.add_trial(search.id, trial.candidate, trial.source, trial.evaluation_key, gates=trial.gates)
             supervisor = Supervisor(ledger, sandbox, home, interpreters=interpreters)
-            outcome = supervisor.run(again.id, again.attempt, settings)
+            # Nothing where the job was killed from outside: it is tried once more.
+            outcome = supervisor.run(again.id, 1, settings) or supervisor.run(again.id, 2, settings)
             for log in sorted((home / "jobs" / search.id).rglob("log.txt")):
                 show(log.read_text(errors="replace").rstrip())
             return outcome

@@ -217,7 +217,7 @@ class TrialLoop:
         values = (objective, trial.accuracy) if objective is not None and trial.accuracy is not None else None
         told = Told(values, violations)
         self._told[trial.candidate.hash] = told
-        if trial.failure_kind == "lost":
+        if trial.failure_kind in ("lost", "disk_full"):  # it says nothing about the candidate
             return
         with suppress(IllegalCandidateError):  # its backend may be gone since an earlier session
             self._sampler.tell(trial.candidate, told)

@@ -23,7 +23,14 @@ VISIBILITY_SECONDS = 3600.0
 it claimed, and acknowledges."""
 
 
-def make_app(broker_url: str, targets: Collection[str] = (), *, visibility_s: float = VISIBILITY_SECONDS) -> Any:
+SILENT_SECONDS = 25.0
+"""After so long without an answer a connection to the broker is taken for dead, and made again."""
+
+
+def make_app(
+    broker_url: str, targets: Collection[str] = (), *, visibility_s: float = VISIBILITY_SECONDS,
+    silent_s: float = SILENT_SECONDS,
+) -> Any:  # fmt: skip
     """Return the Celery app of a fleet, with the queues of these ``targets``.
 
     Raises:
@@ -54,8 +61,9 @@ def make_app(broker_url: str, targets: Collection[str] = (), *, visibility_s: fl
         task_create_missing_queues=False,  # a target that nobody serves is an error, not an orphan list
         task_queues=[Queue(target) for target in sorted(targets)],
         broker_transport_options={
-            "visibility_timeout": visibility_s, "global_keyprefix": KEY_PREFIX, "socket_timeout": 30,
-            "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25,
+            "visibility_timeout": visibility_s, "global_keyprefix": KEY_PREFIX, "socket_timeout": silent_s + 5,
+            "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": silent_s,
+            "unacked_restore_interval": min(60.0, visibility_s / 4), "unacked_restore_throttle": 1,
             # Whoever rings goes on with its search where the broker is gone, and rings again later.
             "max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1,
         },

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from pydantic import Field, TypeAdapter
 
+from evaluators.errors import found_no_space
 from evaluators.frozen import Frozen
 from evaluators.jobs import Job, JobResult
 from evaluators.outcome import Failure, FailureKind, Outcome
@@ -27,6 +28,9 @@ from workers.kernel import die_with_parent
 
 MEMORY_SIGNS = ("MemoryError", "std::bad_alloc", "can't allocate memory", "Cannot allocate memory")
 """What Python, C++, torch's allocator and the C library say when there is no memory left."""
+
+NO_SPACE_CODE = 73
+"""How a job exits whose answer cannot be written: the disk is full."""
 
 TELL_WHERE = signal.SIGUSR1
 """Makes a job write the stack of every thread to its log."""
@@ -124,7 +128,12 @@ def _answer(request: JobRequest) -> int:
         traceback.print_exc()
         result = JobResult(outcome=_failed(error, reached[-1]))
     part = folder / "result.part"
-    part.write_text(result.model_dump_json())
+    try:
+        part.write_text(result.model_dump_json())
+    except OSError as error:
+        if not found_no_space(error):
+            raise
+        return NO_SPACE_CODE
     part.replace(folder / "result.json")
     return 0
 
@@ -137,7 +146,9 @@ def _free_the_reserve() -> None:
 
 def _failed(error: Exception, stage: str) -> Outcome:
     said = f"{type(error).__name__}: {error}"
-    kind = FailureKind.OUT_OF_MEMORY if any(sign in said for sign in MEMORY_SIGNS) else FailureKind.ERROR
+    kind = FailureKind.DISK_FULL if found_no_space(error) else FailureKind.ERROR
+    if any(sign in said for sign in MEMORY_SIGNS):
+        kind = FailureKind.OUT_OF_MEMORY
     reason = said.splitlines()[0].rstrip(": ")
     return Outcome(
         kind="failed", failure=Failure(kind=kind, stage=stage, reason=reason, details=traceback.format_exc()[-4000:])

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from evaluators.errors import InfrastructureError, UsageError
+from workers.stalls import Stalls
 from workers.tables import SCHEMA_VERSION, metadata, schema, trials
 
 RETRY_PAUSES_S = (0.1, 0.3, 1.0, 2.0, 4.0)
@@ -27,6 +28,9 @@ WRITE_AHEAD_SECONDS = 10.0
 
 CLOCK_SECONDS = 60.0
 """How often the clock of a database server is read; in between, it is carried on by this machine's steady clock."""
+
+STALLED_SECONDS = 20.0
+"""After so long without the end of a transaction a server is taken for gone: the connection is cut, and made again."""
 
 _TABLES_LOCK = 7_270_883_113
 _POSTGRESQL = {
@@ -75,6 +79,7 @@ class Database:
             advice = "pip install 'paretune[fleet]'" if isinstance(error, ImportError) else "try sqlite:///ledger.db"
             raise UsageError(f"ledger URL {shown!r} cannot be used: {error}; {advice}") from error
         self._writing = self._engine.execution_options(ledger_writes=True)
+        self._stalls = Stalls(STALLED_SECONDS)
         self._tries = threading.local()
         self.insist(self._make_tables)
         self.clock: Callable[[], float] = time.time if self._is_file else ServerClock(self._server_time)
@@ -85,14 +90,26 @@ class Database:
         with self._typed_errors(), self._engine.connect() as connection:
             if not self._is_file:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
+            with self._watched(connection), connection.begin():
                 yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Write in one transaction: all of it is kept when the block ends, or none of it when it raises."""
-        with self._typed_errors(), self._writing.begin() as connection:
+        with (
+            self._typed_errors(),
+            self._writing.connect() as connection,
+            self._watched(connection),
+            connection.begin(),
+        ):
             yield connection
+
+    def _watched(self, connection: Connection) -> AbstractContextManager[None]:
+        """Cut the connection where the server does not answer for too long."""
+        driver = connection.connection.driver_connection
+        if self._is_file or driver is None or driver.closed:
+            return nullcontext()
+        return self._stalls.watched(driver.fileno())
 
     def insist(self, act: Callable[[], R]) -> R:
         """Return what ``act`` returns; where the connection is lost, call it again after each of ``RETRY_PAUSES_S``.
@@ -138,6 +155,7 @@ class Database:
 
     def close(self) -> None:
         """Give the connections back."""
+        self._stalls.close()
         self._engine.dispose()
 
     def _server_time(self) -> float:
@@ -185,7 +203,8 @@ class ServerClock:
             now = self._steady()
             if now - self._asked_at >= CLOCK_SECONDS:
                 try:
-                    self._answer, self._asked_at = self._ask(), now
+                    # The moment of the answer: asking may begin with a slow connection.
+                    self._answer, self._asked_at = self._ask(), self._steady()
                 except InfrastructureError:
                     if self._asked_at == float("-inf"):
                         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from evaluators.outcome import Failure, FailureKind, Outcome
-from workers.child import MEMORY_SIGNS
+from workers.child import MEMORY_SIGNS, NO_SPACE_CODE
 from workers.sandbox import SandboxResult
 
 _CRASHES = {
@@ -17,8 +17,12 @@ _CRASHES = {
 }
 
 
+# Nobody sends them to themselves: they come from people, service managers, and the kernel that has no memory left.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
 def outcome_of_death(death: SandboxResult) -> Outcome:
-    """Return the failed outcome of a job that ended without an answer: out of time, out of memory, or crashed."""
+    """Return the failed outcome of a job that ended without an answer: out of time or memory, killed, or crashed."""
     stage = death.stage or "start"
     kind, reason = _cause(death, stage)
     failure = Failure(kind=kind, stage=stage, reason=reason, details=death.log_tail)
@@ -28,13 +32,19 @@ def outcome_of_death(death: SandboxResult) -> Outcome:
 def _cause(death: SandboxResult, stage: str) -> tuple[FailureKind, str]:
     if death.timed_out:
         return FailureKind.TIMED_OUT, f"no answer within {death.timeout_s:.3g} s, in stage {stage}"
-    if death.signal == signal.SIGKILL:
+    if death.exit_code == NO_SPACE_CODE:
+        return FailureKind.DISK_FULL, f"no space was left for the answer, after stage {stage}"
+    if death.signal == signal.SIGKILL and death.kernel_killed is not False:
         return FailureKind.OUT_OF_MEMORY, f"killed by the kernel, most likely out of memory ({_memory(death)})"
     if _ran_out_of_memory(death):
         return FailureKind.OUT_OF_MEMORY, f"no memory was left in stage {stage} ({_memory(death)})"
     if death.signal is None:
         return FailureKind.CRASHED, f"exited with code {death.exit_code} and no answer in stage {stage}"
     number = signal.Signals(death.signal)
+    if number in _FROM_OUTSIDE:
+        return FailureKind.KILLED, (
+            f"ended from outside ({number.name}) in stage {stage}; the kernel had memory left ({_memory(death)})"
+        )
     words = _CRASHES.get(number, "ended by a signal")
     return FailureKind.CRASHED, f"{words} ({number.name}) in stage {stage}"
 

@@ -3,7 +3,8 @@
 It is single-threaded, touches no device and loads nothing of the user's. Over its one socket come file descriptors,
 each the link of a new warden; when that socket closes, the search is gone and so is the server.
 
-Run as ``python -m workers.forkserver DESCRIPTOR`` in a session of its own.
+Run as ``python -m workers.forkserver DESCRIPTOR [MODULE ...]`` in a session of its own; it loads the modules that it is
+told, or torch and what goes with it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,20 +28,20 @@ PRELOADED_LATER = ("evaluators.preload", "torch._dynamo", "torch._inductor.compi
 """What many jobs need and the first one, which reads the workload, does not: loaded while that one runs."""
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, modules: Sequence[str] = ()) -> None:
     """Import what jobs need, then serve until the other side closes."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control = socket.socket(fileno=descriptor)
     # Inductor reads it when it is imported; a pool of compilers would be threads that no fork survives.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-    _load(PRELOADED)
+    _load(modules or PRELOADED)
     if _serve_one(control):
-        _load(PRELOADED_LATER)
+        _load(() if modules else PRELOADED_LATER)
         while _serve_one(control):
             pass
 
 
-def _load(modules: tuple[str, ...]) -> None:
+def _load(modules: Sequence[str]) -> None:
     for module in modules:
         importlib.import_module(module)
     # Objects made so far are never collected, so that the children's collector leaves their pages shared.
@@ -78,4 +80,4 @@ def _note_threads() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -121,14 +121,15 @@ class JobLink:
 class ForkServer:
     """The process that forks wardens, in a session of its own so that Ctrl-C reaches only the search.
 
-    It and all that it forks are programs of ``interpreter``, of this process's own unless told.
+    It and all that it forks are programs of ``interpreter``, of this process's own unless told. It loads the modules
+    ``preloaded``, or torch and what goes with it.
     """
 
-    def __init__(self, interpreter: Interpreter | None = None) -> None:
+    def __init__(self, interpreter: Interpreter | None = None, preloaded: Sequence[str] = ()) -> None:
         self._control, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
-            self._process = _program(interpreter, "workers.forkserver", theirs, self._log.fileno())
+            self._process = _program(interpreter, "workers.forkserver", theirs, self._log.fileno(), preloaded)
 
     @property
     def pid(self) -> int:
@@ -167,13 +168,15 @@ def spawn_warden(request: JobRequest, interpreter: Interpreter | None = None) ->
     return JobLink(mine, program)
 
 
-def _program(interpreter: Interpreter | None, module: str, link: socket.socket, log: int) -> subprocess.Popen[bytes]:
+def _program(
+    interpreter: Interpreter | None, module: str, link: socket.socket, log: int, arguments: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     chosen = interpreter or this_interpreter()
     # One BLAS thread in the parent of all jobs: a pool of threads does not survive a fork.
     environment = chosen.environment() | {"OPENBLAS_NUM_THREADS": "1"}
     try:
         return subprocess.Popen(  # noqa: S603
-            chosen.command(module, str(link.fileno())),
+            chosen.command(module, str(link.fileno()), *arguments),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -15,6 +15,9 @@ from filelock import FileLock, Timeout
 
 from evaluators.errors import InfrastructureError
 
+CLEARING_SECONDS = 1.0
+"""So long is a device left alone whose holder was killed: its job, which its warden kills, may still be there."""
+
 _RETRY_SECONDS = 0.1
 
 
@@ -41,6 +44,9 @@ def device_lock(
 ) -> Iterator[bool]:
     """Hold a device of this host, ``cpu`` or ``cuda:0``, for the block.
 
+    The kernel takes the lock from a process that is killed at once, and a moment later its job ends: a mark beside the
+    lock, which only an orderly end removes, says that this moment must be waited for.
+
     Args:
         device: the device's id; the same id is the same lock in every search of this user.
         folder: where the lock lives, ``lock_folder()`` unless told.
@@ -49,15 +55,23 @@ def device_lock(
     Yields:
         Whether the device is held; False only where ``wait`` gave up.
     """
-    lock = FileLock((folder or lock_folder()) / f"{_file_name(device)}.lock")
+    place = (folder or lock_folder()) / _file_name(device)
+    lock, mark = FileLock(place.with_name(f"{place.name}.lock")), place.with_name(f"{place.name}.held")
     pause = wait or _sleep
     held = _try(lock)
     while not held and not pause(_RETRY_SECONDS):
         held = _try(lock)
+    if held and mark.exists() and pause(CLEARING_SECONDS):
+        held = False
+        lock.release()
     try:
+        if held:
+            with suppress(OSError):  # the disk may be full; the lock itself needs no space
+                mark.touch()
         yield held
     finally:
         if held:
+            mark.unlink(missing_ok=True)
             lock.release()
 
 

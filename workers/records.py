@@ -19,7 +19,7 @@ from evaluators.profile import WorkloadProfile
 SearchStatus = Literal["running", "finished", "interrupted", "cancelled"]
 TrialSource = Literal["baseline", "recipe", "sampled", "neighbour", "reference"]
 TrialState = Literal["QUEUED", "RUNNING", "DONE"]
-EndedHow = Literal["finished", "lost", "released"]
+EndedHow = Literal["finished", "lost", "released", "disturbed"]
 
 
 class SearchRecord(Frozen):
@@ -77,7 +77,11 @@ class TrialRecord(Frozen):
 
 
 class AttemptRecord(Frozen):
-    """One try at running a trial; ``ended_how`` is None while it runs."""
+    """One try at running a trial; ``ended_how`` is None while it runs.
+
+    It was *lost* with whoever ran it, *released* by them on purpose, or *disturbed* on their machine: the process was
+    killed from outside, or the disk was full.
+    """
 
     trial_id: str
     attempt: int

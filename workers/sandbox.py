@@ -20,6 +20,7 @@ from evaluators.interpreter import Interpreter
 from evaluators.jobs import AnyJob as AnyJob
 from evaluators.jobs import JobResult
 from workers.child import JobRequest
+from workers.kernel import out_of_memory_kills
 from workers.lease import Cancellation
 from workers.link import ForkServer, JobLink, spawn_warden
 
@@ -32,7 +33,8 @@ class SandboxResult(Frozen):
     """How one job ended. ``result`` is its answer, or None if it gave none.
 
     ``exit_code`` or ``signal`` say how the process ended; ``stage`` is the last one that the job reported, ``seconds``
-    run from the start of its process; ``peak_rss_bytes`` is the memory that the process had at most.
+    run from the start of its process; ``peak_rss_bytes`` is the memory that the process had at most;
+    ``kernel_killed`` says whether the kernel killed anything for want of memory meanwhile, None where it does not tell.
     """
 
     result: JobResult | None
@@ -46,6 +48,7 @@ class SandboxResult(Frozen):
     peak_rss_bytes: int
     timeout_s: float
     memory_limit_bytes: int | None
+    kernel_killed: bool | None = None
 
 
 class Sandbox:
@@ -55,10 +58,14 @@ class Sandbox:
         runner: the function that runs a job in its process, ``module:name``.
         mode: ``fork`` starts jobs in milliseconds from a server that has loaded torch; ``spawn`` starts each as a
             program of its own, where forking is impossible. By default ``fork`` on Linux.
+        preloaded: the modules that the fork server loads before the first job: torch and what goes with it unless told.
     """
 
-    def __init__(self, *, runner: str = "evaluators.run_job:run", mode: Literal["fork", "spawn"] | None = None) -> None:
-        self._runner = runner
+    def __init__(
+        self, *, runner: str = "evaluators.run_job:run", mode: Literal["fork", "spawn"] | None = None,
+        preloaded: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self._runner, self._preloaded = runner, tuple(preloaded)
         self._mode = mode or ("fork" if sys.platform == "linux" else "spawn")
         self._servers: dict[Interpreter | None, ForkServer] = {}
         self._lock = threading.Lock()
@@ -116,6 +123,7 @@ class Sandbox:
             folder=str(folder), runner=self._runner, memory_limit_bytes=memory_limit_bytes, env=dict(env or {})
         )
         _lay_out(folder, job)
+        kills = out_of_memory_kills()
         with self._start(request, interpreter) as link:
             started = time.monotonic()
             how = link.wait(started + timeout_s, cancel)
@@ -132,6 +140,7 @@ class Sandbox:
             peak_rss_bytes=ended.peak_rss_bytes,
             timeout_s=timeout_s,
             memory_limit_bytes=memory_limit_bytes,
+            kernel_killed=None if kills is None else kills != out_of_memory_kills(),
         )
 
     def _start(self, request: JobRequest, interpreter: Interpreter | None) -> JobLink:
@@ -159,7 +168,7 @@ class Sandbox:
                 return known
             if known is not None:
                 known.close()
-            self._servers[interpreter] = ForkServer(interpreter)
+            self._servers[interpreter] = ForkServer(interpreter, self._preloaded)
             return self._servers[interpreter]
 
     def _dismiss(self, interpreter: Interpreter | None, server: ForkServer) -> str:

@@ -74,10 +74,12 @@ class Supervisor:
 
         Returns:
             The outcome as it was recorded; None where nothing was: the attempt was not there to be claimed, its lease
-            was lost, or ``cancel`` was set (then the trial is queued again).
+            was lost, or ``cancel`` was set or the job was killed from outside (then the trial is queued again; killed
+            a second time it ends so).
 
         Raises:
-            InfrastructureError: the sandbox or the ledger failed; the trial is queued again where that is possible.
+            InfrastructureError: the sandbox or the ledger failed, or the disk is full; the trial is queued again where
+                that is possible.
         """
         lease = (trial_id, attempt, self._owner)
         if not self._ledger.claim(*lease, settings.lease_seconds):
@@ -86,6 +88,10 @@ class Supervisor:
             with Heartbeat(self._ledger, *lease, settings.lease_seconds) as heartbeat:
                 trial = self._ledger.trial(trial_id)
                 outcome = self._evaluate(trial, attempt, settings, (*cancel, heartbeat.lost))
+            if outcome is not None and self._is_disturbed(trial_id, outcome):
+                self._ledger.release(*lease, how="disturbed")
+                self._stop_where_it_lasts(outcome)
+                return None
             if outcome is not None and self._ledger.finish(*lease, outcome):
                 return outcome
             # Either it was cancelled, or the lease went to somebody else and this is refused.
@@ -175,6 +181,16 @@ class Supervisor:
             job = _measure_job(trial, prepared, settings, self._home, sourced)
             found = run(job, trial.candidate.runtime.threads, interpreter)
             return self._complete(trial, found, earlier, "measure")
+
+    def _is_disturbed(self, trial_id: str, outcome: Outcome) -> bool:
+        """Whether the machine ended an attempt, not the candidate, as far as one can tell: it was the first time."""
+        if outcome.failure is None or not outcome.failure.kind.is_a_disturbance:
+            return False
+        return all(attempt.ended_how != "disturbed" for attempt in self._ledger.attempts(trial_id))
+
+    def _stop_where_it_lasts(self, outcome: Outcome) -> None:
+        if outcome.failure is not None and outcome.failure.kind == FailureKind.DISK_FULL:
+            raise InfrastructureError(f"{outcome.failure.reason}; free some space where {self._home} is")
 
     def _device_for(self, target: str) -> str:
         """Return the device that trials of ``target`` are measured on."""

@@ -185,13 +185,13 @@ class Trials:
         return True
 
     @lasting
-    def release(self, trial_id: str, attempt: int, owner: str) -> bool:
+    def release(self, trial_id: str, attempt: int, owner: str, how: EndedHow = "released") -> bool:
         """Give a running trial back on purpose: it is queued under the next attempt, and no loss is counted."""
         with self._database.writing() as connection:
             again = _UNOWNED | {"state": "QUEUED", "attempt": attempt + 1}
             if not _change(connection, _held(trial_id, attempt, owner), again):
-                return self._database.in_doubt and _has_ended(connection, trial_id, attempt, owner, "released")
-            _end_attempt(connection, trial_id, attempt, "released", self._clock())
+                return self._database.in_doubt and _has_ended(connection, trial_id, attempt, owner, how)
+            _end_attempt(connection, trial_id, attempt, how, self._clock())
         return True
 
     @lasting

@@ -131,7 +131,9 @@ class Worker:
         try:
             self._work(abort, trial_id)
         except InfrastructureError as error:
-            self._say(f"{error}; whoever rang will ring again")
+            # Meanwhile another worker may take it, whose disk is not full.
+            self._say(f"{error}; trying again in {RETRY_SECONDS:g} s, if nobody else does")
+            wait_for((drain, abort), RETRY_SECONDS)
 
     def _work(self, abort: Cancellation, only: str | None = None) -> bool:
         """Do the oldest work that is for such a machine, or the ``only`` one; False if there is none.

@@ -1,148 +1,91 @@
-"""The fault matrix of a fleet, on real servers and worker processes: every trial ends exactly once."""
+"""The fault matrix of a fleet: parts and servers die or restart, messages come twice; every trial ends exactly once."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from scripts.servers import PostgreSql, Redis, wait_until
-from search.fleet_api import _bell
-from tests.conftest import present
-from tests.faults.coordinating import coordinating, submit
+from scripts.servers import wait_until
+from tests.faults.conftest import PAIR
+from tests.faults.coordinating import coordinating, submit, submit_small
+from tests.faults.fleet import Ended, Fleet, outcome_of
 from tests.faults.sleeping import part
 from workers.ledger import Ledger
-from workers.records import AttemptRecord, SearchRecord
-
-TRIALS = 8
-WORKERS = ("a", "b")
-
-
-class Fleet:
-    """Two worker processes on a real broker and a real database; those that were killed are started again."""
-
-    def __init__(self, database: PostgreSql, broker: Redis, home: Path) -> None:
-        self.database, self.broker, self.home = database, broker, home
-        self.url = database.new_ledger()
-        self.ledger = Ledger(self.url)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.bell = _bell(broker.url, self.ledger)
-
-    def complete(self) -> None:
-        """Start the workers that are missing, and wait until all are there."""
-        for name in WORKERS:
-            if name not in self.processes or self.processes[name].poll() is not None:
-                self.processes[name] = part("worker", self.url, self.broker.url, self.home, name)
-        wait_until(lambda: {worker.pid for worker in self.ledger.workers() if worker.ended_at is None}
-                   >= {process.pid for process in self.processes.values()})  # fmt: skip
-
-    def end(self) -> None:
-        for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            process.wait(30)
-        self.ledger.close()
-
-    def done(self, search: SearchRecord) -> int:
-        return sum(step[2] == "DONE" for step in self.ledger.progress(search.id))
-
-    def wait_for(self, search: SearchRecord, trials: int) -> None:
-        """Block until so many trials of a search have ended."""
-        wait_until(lambda: self.done(search) >= trials, 30)
-
-    def busy(self, search: SearchRecord) -> tuple[str, subprocess.Popen[bytes]]:
-        """Return a trial that runs, and the process that runs it."""
-        while True:
-            for trial in self.ledger.trials(search.id):
-                for process in self.processes.values():
-                    if trial.state == "RUNNING" and f":{process.pid}:" in (trial.owner or ""):
-                        return trial.id, process
-            time.sleep(0.01)
-
-    def attempts(self, search: SearchRecord) -> list[list[AttemptRecord]]:
-        return [list(self.ledger.attempts(trial.id)) for trial in self.ledger.trials(search.id)]
 
 
 @pytest.fixture(scope="module")
-def running(postgresql: PostgreSql, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with present(Redis) as broker:
-        fleet = Fleet(postgresql, broker, tmp_path_factory.mktemp("fleet"))
-        try:
-            yield fleet
-        finally:
-            fleet.end()
-
-
-@pytest.fixture
-def fleet(running: Fleet) -> Fleet:
+def undisturbed(running: Fleet) -> Ended:
+    """How the search that the tests disturb ends by itself."""
+    running.order()
     running.complete()
-    return running
-
-
-def every_trial_ended_exactly_once(fleet: Fleet, search: SearchRecord) -> list[str]:
-    """Wait for a search's end, check it, and return how the attempts ended that did not finish."""
-    wait_until(lambda: fleet.ledger.search(search.id).status != "running", 40)
-    assert fleet.ledger.search(search.id).status == "finished"
-    trials = fleet.ledger.trials(search.id)
-    assert [trial.state for trial in trials] == ["DONE"] * TRIALS
-    assert all(trial.outcome is not None and trial.outcome.kind == "measured" for trial in trials)
-    ended = [[attempt.ended_how for attempt in attempts] for attempts in fleet.attempts(search)]
-    assert all(how.count("finished") == 1 and how[-1] == "finished" for how in ended), ended
-    news = [item.trial_number for item in fleet.ledger.pending(search.id) if item.trial_number is not None]
-    result = fleet.ledger.search(search.id).result or {}
-    again = [row["trial"] for row in result["finals"]["rows"]]
-    assert sorted(news) == sorted([*range(TRIALS), *again]), "each outcome is told once, and amended at the end"
-    return [how for attempts in ended for how in attempts[:-1] if how is not None]
-
-
-def test_the_undisturbed_fleet_shares_the_trials_and_queues_one_more_than_it_has_devices(fleet: Fleet) -> None:
-    with coordinating(fleet.ledger, fleet.home, fleet.bell):
-        search, most = submit(fleet.ledger, TRIALS), 0
-        while fleet.ledger.search(search.id).status == "running":
-            most = max(most, sum(step[2] != "DONE" for step in fleet.ledger.progress(search.id)))
+    with coordinating(running.ledger, running.home, running.bell):
+        search, most = submit_small(running.ledger), 0
+        while running.ledger.search(search.id).status == "running":
+            most = max(most, sum(step[2] != "DONE" for step in running.ledger.progress(search.id)))
             time.sleep(0.01)
-    assert every_trial_ended_exactly_once(fleet, search) == []
-    assert most <= len(WORKERS) + 1
-    owners = {attempt.owner for attempts in fleet.attempts(search) for attempt in attempts}
-    assert len(owners) == len(WORKERS), "both worked"
+    assert most <= len(PAIR) + 1, "one more is queued than there are devices"
+    return outcome_of(running, search)
+
+
+def test_the_undisturbed_fleet_tries_the_whole_space_and_shares_the_work(fleet: Fleet, undisturbed: Ended) -> None:
+    assert set(undisturbed.kinds.values()) == {"measured"} and len(undisturbed.kinds) >= 8
+    assert undisturbed.in_vain == []
+    owners = {attempt.owner for trial in undisturbed.trials for attempt in fleet.ledger.attempts(trial.id)}
+    assert len(owners) == len(PAIR), "both worked"
+    assert 1 < len(undisturbed.front) < len(undisturbed.trials)
+
+
+def same(ended: Ended, undisturbed: Ended) -> bool:
+    """Whether a search found what it finds undisturbed."""
+    return ended.kinds == undisturbed.kinds and ended.front == undisturbed.front
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT])
-def test_a_worker_is_killed_drained_or_sent_away(fleet: Fleet, number: signal.Signals) -> None:
+def test_a_worker_is_killed_drained_or_sent_away(fleet: Fleet, undisturbed: Ended, number: signal.Signals) -> None:
     with coordinating(fleet.ledger, fleet.home, fleet.bell):
-        search = submit(fleet.ledger, TRIALS)
-        trial_id, process = fleet.busy(search)
-        process.send_signal(number)
-        assert process.wait(20) == (-number if number == signal.SIGKILL else 0)
-        ended = every_trial_ended_exactly_once(fleet, search)
+        search = submit_small(fleet.ledger)
+        _, name = fleet.busy(search)
+        fleet.processes[name].send_signal(number)
+        assert fleet.processes[name].wait(20) == (-number if number == signal.SIGKILL else 0)
+        ended = outcome_of(fleet, search)
     expected = {signal.SIGKILL: {"lost"}, signal.SIGTERM: set[str](), signal.SIGQUIT: {"released"}}[number]
-    assert set(ended) <= expected and len(ended) <= 1, trial_id
+    assert set(ended.in_vain) <= expected and len(ended.in_vain) <= 1
+    assert same(ended, undisturbed)
 
 
-def test_every_message_is_delivered_twice_at_the_same_moment(fleet: Fleet) -> None:
+def test_every_message_is_delivered_twice_at_the_same_moment(fleet: Fleet, undisturbed: Ended) -> None:
     class Twice:
         def ring(self, target: str, trial_id: str) -> None:
             for _ in range(2):
                 fleet.bell.ring(target, trial_id)
 
     with coordinating(fleet.ledger, fleet.home, Twice()):
-        search = submit(fleet.ledger, TRIALS)
-        assert every_trial_ended_exactly_once(fleet, search) == []
+        ended = outcome_of(fleet, submit_small(fleet.ledger))
+    assert ended.in_vain == [] and same(ended, undisturbed)
 
 
 def flush(fleet: Fleet) -> None:
     fleet.broker.client().flushall()
 
 
-def restart_broker(fleet: Fleet) -> None:
+def kill_broker(fleet: Fleet) -> None:
     fleet.broker.kill()
     time.sleep(1.0)
     fleet.broker.start()
+    assert not fleet.broker.client().get("kept"), "nothing that it held is left"
+
+
+def kill_durable_broker(fleet: Fleet) -> None:
+    fleet.broker.keep(True)
+    fleet.broker.client().set("kept", 1)
+    fleet.broker.kill()
+    fleet.broker.start()
+    assert fleet.broker.client().delete("kept"), "all that it held is still there"
+    fleet.broker.keep(False)
 
 
 def restart_database(fleet: Fleet) -> None:
@@ -156,37 +99,41 @@ def kill_database(fleet: Fleet) -> None:
     fleet.database.start()
 
 
-@pytest.mark.parametrize("disturb", [flush, restart_broker, restart_database, kill_database])
-def test_a_server_fails_in_the_middle(fleet: Fleet, disturb: Callable[[Fleet], None]) -> None:
+@pytest.mark.parametrize("disturb", [flush, kill_broker, kill_durable_broker, restart_database, kill_database])
+def test_a_server_fails_in_the_middle(fleet: Fleet, undisturbed: Ended, disturb: Callable[[Fleet], None]) -> None:
     with coordinating(fleet.ledger, fleet.home, fleet.bell):
-        search = submit(fleet.ledger, TRIALS)
+        search = submit_small(fleet.ledger)
         fleet.wait_for(search, 3)
         disturb(fleet)
-        assert set(every_trial_ended_exactly_once(fleet, search)) <= {"lost", "released"}
+        ended = outcome_of(fleet, search)
+    assert set(ended.in_vain) <= {"lost", "released"} and same(ended, undisturbed)
 
 
-def test_a_coordinator_is_killed_and_another_goes_on(fleet: Fleet) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_coordinator_is_killed_and_another_goes_on(fleet: Fleet, undisturbed: Ended, number: signal.Signals) -> None:
     first = part("coordinator", fleet.url, fleet.broker.url, fleet.home, "first")
     try:
-        search = submit(fleet.ledger, TRIALS)
+        search = submit_small(fleet.ledger)
         fleet.wait_for(search, 3)
     finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait(10)
+        first.send_signal(number)
+        assert first.wait(20) == (-number if number == signal.SIGKILL else 0)
     assert fleet.ledger.search(search.id).status == "running"
     with coordinating(fleet.ledger, fleet.home, fleet.bell):
-        assert every_trial_ended_exactly_once(fleet, search) == []
+        ended = outcome_of(fleet, search)
+    assert ended.in_vain == [] and same(ended, undisturbed)
 
 
-def test_two_coordinators_share_the_searches_and_none_is_run_by_both(fleet: Fleet) -> None:
-    searches = [submit(fleet.ledger, TRIALS) for _ in range(2)]
+def test_two_coordinators_share_the_searches_and_none_is_run_by_both(fleet: Fleet, undisturbed: Ended) -> None:
+    searches = [submit_small(fleet.ledger) for _ in range(2)]
     with (
         coordinating(fleet.ledger, fleet.home, fleet.bell) as one,
         closing(Ledger(fleet.url)) as ledger,
         coordinating(ledger, fleet.home, fleet.bell) as other,
     ):
         for search in searches:
-            assert every_trial_ended_exactly_once(fleet, search) == []
+            ended = outcome_of(fleet, search)
+            assert ended.in_vain == [] and same(ended, undisturbed)
         wait_until(lambda: one.coordinated + other.coordinated == len(searches), 10)
 
 
@@ -204,9 +151,9 @@ def test_a_small_search_is_not_held_up_by_a_large_one(fleet: Fleet) -> None:
     with coordinating(fleet.ledger, fleet.home, fleet.bell):
         large = submit(fleet.ledger, 300)
         fleet.wait_for(large, 4)
-        small, before = submit(fleet.ledger, TRIALS), fleet.done(large)
-        every_trial_ended_exactly_once(fleet, small)
+        small, before = submit_small(fleet.ledger), fleet.done(large)
+        few = len(outcome_of(fleet, small).trials)
         meanwhile = fleet.done(large) - before
         fleet.ledger.request_cancel(large.id)
         wait_until(lambda: fleet.ledger.search(large.id).status != "running", 20)
-    assert 0 < meanwhile <= 2 * TRIALS, "equal weights get about equal shares"
+    assert 0 < meanwhile <= 2 * few, "equal weights get about equal shares"

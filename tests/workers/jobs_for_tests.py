@@ -6,6 +6,7 @@ What a job does is the name in ``ProfileJob.workload``, or the ``prepare`` and `
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import subprocess
@@ -137,6 +138,14 @@ def act(what: str, home: Path) -> None:
         raise ValueError("no such layer")
     elif what == "killed":
         os.kill(os.getpid(), 9)
+    elif what == "terminated":
+        os.kill(os.getpid(), 15)
+    elif what == "killed_once":
+        if not (home / "killed").exists():
+            (home / "killed").touch()
+            os.kill(os.getpid(), 9)
+    elif what == "disk_full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.bin")
     elif what in ("family", "orphans"):
         grandchildren(home)
         if what == "family":

@@ -143,7 +143,7 @@ def test_a_job_runs_in_the_interpreter(do: Callable[..., SandboxResult], python:
 
 @pytest.mark.parametrize(
     ("what", "timeout_s", "kind"),
-    [("segfault", 20.0, FailureKind.CRASHED), ("killed", 20.0, FailureKind.OUT_OF_MEMORY),
+    [("segfault", 20.0, FailureKind.CRASHED), ("killed", 20.0, FailureKind.KILLED),
      ("family", 1.0, FailureKind.TIMED_OUT)],
 )  # fmt: skip
 def test_a_job_that_dies_there_is_an_outcome(

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from evaluators.errors import InfrastructureError, UsageError
 from scripts.servers import PostgreSql
+from tests.faults.proxy import Proxy
 from workers.database import Database, LedgerUnreachableError, ServerClock
 from workers.ledger import Ledger
 from workers.settings import TrialSettings
@@ -150,6 +151,43 @@ def test_a_ledger_outlasts_a_restart_of_its_server(postgresql: PostgreSql) -> No
             starting.start()
             assert ledger.search(search.id) == search
             starting.join()
+
+
+def test_a_server_that_stops_answering_is_found_out(postgresql: PostgreSql, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.database.STALLED_SECONDS", 0.5)
+    monkeypatch.setattr("workers.database.RETRY_PAUSES_S", (0.1, 0.1, 0.1))
+    with Proxy(postgresql.port) as proxy:
+        url = postgresql.new_ledger().replace(f":{postgresql.port}/", f":{proxy.port}/")
+        with closing(Ledger(url)) as ledger:
+            search = ledger.create_search("w.py:workload", {})
+            proxy.cut()
+            threading.Timer(1.0, proxy.heal).start()
+            assert ledger.search(search.id) == search, "the query that nobody answers is given up and asked again"
+            proxy.cut()
+            monkeypatch.setattr("workers.database.RETRY_PAUSES_S", ())
+            with pytest.raises(LedgerUnreachableError, match="server closed the connection"):
+                ledger.request_cancel(search.id)
+            proxy.heal(reset=True)
+            assert ledger.search(search.id).status == "running"
+
+
+def test_a_file_that_may_not_grow_keeps_what_it_has(ledger: Ledger) -> None:
+    search = ledger.create_search("w.py:workload", {})
+    trial = ledger.add_trial(search.id, candidate(), "sampled", "key")
+    assert ledger.claim(trial.id, 1, "me", 60)
+    huge = MEASURED.model_copy(update={"reproduce": "x" * 10**6})
+    with ledger._database.reading() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    with pytest.raises(InfrastructureError, match="database or disk is full"):
+        ledger.finish(trial.id, 1, "me", huge)
+
+    assert (ledger.trial(trial.id).state, len(ledger.pending(search.id))) == ("RUNNING", 1)
+    assert ledger.attempts(trial.id)[0].ended_how is None
+    with ledger._database.reading() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+    assert ledger.finish(trial.id, 1, "me", huge)
 
 
 def test_a_server_that_is_not_there_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

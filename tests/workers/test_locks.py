@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evaluators.errors import InfrastructureError
-from workers.locks import device_lock, lock_folder
+from workers.locks import CLEARING_SECONDS, device_lock, lock_folder
 
 
 def give_up(_: float) -> bool:
@@ -60,8 +60,18 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     holder.kill()
     holder.wait()
 
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
     with device_lock("cpu", folder=tmp_path, wait=give_up) as held:
-        assert held
+        assert not held, "its job may still be there"
+    with device_lock("cpu", folder=tmp_path, wait=wait) as held:
+        assert held and waits == [CLEARING_SECONDS]
+    with device_lock("cpu", folder=tmp_path, wait=give_up) as held:
+        assert held, "the one after it left in order"
 
 
 def test_the_folder_of_locks_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from jobs_for_tests import PROFILE, RUNNER, until, wait_for_file
 from evaluators.errors import InfrastructureError
 from evaluators.jobs import ProfileJob
 from evaluators.outcome import FailureKind
+from workers.child import NO_SPACE_CODE
 from workers.deaths import outcome_of_death
 from workers.lease import Cancellation
 from workers.sandbox import Sandbox, SandboxResult
@@ -64,7 +65,8 @@ def test_a_job_answers(do: Do, tmp_path: Path) -> None:
         ("segfault", FailureKind.CRASHED, "segmentation fault (SIGSEGV) in stage act"),
         ("abort", FailureKind.CRASHED, "SIGABRT"),
         ("bad_alloc", FailureKind.OUT_OF_MEMORY, "of limit 1024 MiB"),
-        ("killed", FailureKind.OUT_OF_MEMORY, "killed by the kernel"),
+        ("killed", FailureKind.KILLED, "ended from outside (SIGKILL)"),
+        ("terminated", FailureKind.KILLED, "ended from outside (SIGTERM)"),
         ("exit0", FailureKind.CRASHED, "exited with code 0 and no answer"),
         ("exit3", FailureKind.CRASHED, "exited with code 3 and no answer"),
     ],
@@ -77,6 +79,30 @@ def test_a_death_is_an_outcome(do: Do, what: str, kind: FailureKind, says: str) 
     assert outcome.failure is not None and outcome.failure.kind == kind
     assert says in outcome.failure.reason
     assert outcome.failure.stage == "act"
+
+
+@pytest.mark.parametrize(
+    ("kernel_killed", "kind"),
+    [(True, FailureKind.OUT_OF_MEMORY), (None, FailureKind.OUT_OF_MEMORY), (False, FailureKind.KILLED)],
+)
+def test_the_kernels_count_tells_a_lack_of_memory_from_a_kill(kernel_killed: bool | None, kind: FailureKind) -> None:
+    death = SandboxResult(
+        result=None, exit_code=None, signal=9, timed_out=False, cancelled=False, stage="build", seconds=1.0,
+        log_tail="", peak_rss_bytes=2**20, timeout_s=60.0, memory_limit_bytes=None, kernel_killed=kernel_killed,
+    )  # fmt: skip
+
+    failure = outcome_of_death(death).failure
+    assert failure is not None and failure.kind == kind
+
+
+def test_a_job_that_cannot_write_its_answer_down_has_no_disk() -> None:
+    death = SandboxResult(
+        result=None, exit_code=NO_SPACE_CODE, signal=None, timed_out=False, cancelled=False, stage="build", seconds=1.0,
+        log_tail="", peak_rss_bytes=2**20, timeout_s=60.0, memory_limit_bytes=None,
+    )  # fmt: skip
+
+    failure = outcome_of_death(death).failure
+    assert failure is not None and failure.kind == FailureKind.DISK_FULL
 
 
 def test_the_log_of_a_crash_shows_where(do: Do) -> None:

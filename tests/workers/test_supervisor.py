@@ -97,6 +97,45 @@ def test_a_failure_is_typed_and_says_how_to_see_it_again(
     assert ledger.trial(trial.id).state == "DONE"
 
 
+def test_a_job_that_was_killed_from_outside_is_tried_once_more(
+    ledger: Ledger, supervisor: Supervisor, queue: Queue
+) -> None:
+    trial = queue(measure="killed_once")
+
+    assert supervisor.run(trial.id, 1, SETTINGS) is None
+    again = ledger.trial(trial.id)
+    assert (again.state, again.attempt) == ("QUEUED", 2)
+    outcome = supervisor.run(trial.id, 2, SETTINGS)
+
+    assert outcome is not None and outcome.kind == "measured"
+    assert [attempt.ended_how for attempt in ledger.attempts(trial.id)] == ["disturbed", "finished"]
+
+
+def test_a_job_that_is_killed_from_outside_again_has_failed(
+    ledger: Ledger, supervisor: Supervisor, queue: Queue
+) -> None:
+    trial = queue(measure="terminated")
+
+    assert supervisor.run(trial.id, 1, SETTINGS) is None
+    outcome = supervisor.run(trial.id, 2, SETTINGS)
+
+    assert outcome is not None and outcome.failure is not None and outcome.failure.kind == FailureKind.KILLED
+    assert ledger.trial(trial.id).state == "DONE"
+
+
+def test_a_full_disk_is_no_fault_of_the_candidate_the_first_time(
+    ledger: Ledger, supervisor: Supervisor, queue: Queue, tmp_path: Path
+) -> None:
+    trial = queue(prepare="disk_full")
+
+    with pytest.raises(InfrastructureError, match=f"No space left on device.*; free some space where {tmp_path} is"):
+        supervisor.run(trial.id, 1, SETTINGS)
+    assert ledger.trial(trial.id).state == "QUEUED"
+    outcome = supervisor.run(trial.id, 2, SETTINGS)
+
+    assert outcome is not None and outcome.failure is not None and outcome.failure.kind == FailureKind.DISK_FULL
+
+
 def test_one_limit_of_time_covers_both_jobs(supervisor: Supervisor, queue: Queue) -> None:
     trial = queue(prepare="sleep1.5", measure="hang")
 
