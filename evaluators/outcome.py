@@ -24,6 +24,7 @@ class FailureKind(StrEnum):
     PARITY = "parity"
     UNSUPPORTED = "unsupported"
     ERROR = "error"
+    REFUSED = "refused"
     LOST = "lost"
 
 

@@ -16,6 +16,7 @@ from workers.locks import device_lock
 from workers.sandbox import Sandbox
 from workers.settings import TrialSettings
 from workers.supervisor import device_environment, job_environment
+from workers.uploads import bring_workload
 
 
 class Certifier:
@@ -56,6 +57,7 @@ class Certifier:
         return self._run(job, label, manifest, settings)
 
     def _run(self, job: MeasureJob | SealedJob, label: str, manifest: Manifest, settings: TrialSettings) -> Outcome:
+        bring_workload(job.profile.reference, self._home)
         target = manifest.candidate.target
         device = self._device or next(iter(devices_of(target)), f"{device_of(target)}:0")
         env = job_environment(self._home, manifest.candidate.runtime.threads) | device_environment(device)

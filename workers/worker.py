@@ -13,6 +13,7 @@ from evaluators.capabilities import Capabilities
 from evaluators.errors import InfrastructureError
 from evaluators.target import devices_of
 from workers.interpreters import Interpreters
+from workers.keeping import Keeping
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.records import TrialRecord
@@ -45,13 +46,15 @@ class Worker:
     Args:
         ledger: where it registers, and where trials are claimed and finished.
         sandbox: where their jobs run.
-        home: folder for bundles, caches and job logs; all workers of a ledger see it under the same path.
+        home: folder for bundles, caches and job logs; the workers of a ledger see it under the same path, or have homes
+            of their own that share a store.
         capabilities: the target that it serves, and what this machine can run on it.
         name: what people call it, unless told the name of the host and the target.
         device: which of the machine's devices, ``cuda:1``; the first one of the target unless told.
         search_id: the one search that it works for; every running search unless told.
         locks: folder of the device locks, the user's own unless told.
         interpreters: the backends that live in an interpreter of their own.
+        keeping: how large the cache of the home may be, and whether uploaded workloads are run.
         say: told what it does, in words.
     """
 
@@ -67,6 +70,7 @@ class Worker:
         search_id: str | None = None,
         locks: Path | None = None,
         interpreters: Interpreters | None = None,
+        keeping: Keeping | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._ledger, self._capabilities, self._search_id, self._say = ledger, capabilities, search_id, say
@@ -76,7 +80,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{self.target.name}"
         self._finished = 0
         self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks,
-                                      interpreters=interpreters)  # fmt: skip
+                                      interpreters=interpreters, keeping=keeping, say=say)  # fmt: skip
 
     def run(self, drain: Cancellation, abort: Cancellation, hear: Hear | None = None) -> int:
         """Work until ``drain`` is set, and the trial in progress has ended; ``abort`` gives that back at once.
