@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from evaluators.errors import InfrastructureError, UsageError
+from evaluators.errors import InfrastructureError, IntegrityError, UsageError
 from search.coordinator import Coordinator, FleetMeans
 from search.result import TrialCounts, TrialResult
 from workers.lease import SearchTakenError, owner_is_alive, wait_for
@@ -105,7 +105,7 @@ class Service:
                 self._say(f"{record.name}: done")
         except SearchTakenError:
             self._say(f"{record.name}: another coordinator was quicker")
-        except UsageError as error:
+        except (UsageError, IntegrityError) as error:
             self._give_up(coordinator, record, str(error))
         except InfrastructureError as error:
             self._not_before[record.id] = time.monotonic() + RETRY_SECONDS

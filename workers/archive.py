@@ -13,11 +13,15 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluators.bundle.names import why_not_a_name
 from evaluators.cache import file_hashes
 from evaluators.errors import IntegrityError, UsageError
 from evaluators.frozen import digest
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = ".paretuneignore"
 IGNORED = (
@@ -139,7 +143,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
             raise IntegrityError(f"it ends within {member.name[:200]!r}")
 
 
-def _walk(folder: Path, ignores: object) -> Iterator[Path]:
+def _walk(folder: Path, ignores: GitIgnoreSpec) -> Iterator[Path]:
     """Yield the plain files of a folder that are not ignored; ignored folders are not looked into."""
     for root, folders, files in os.walk(folder):
         here = Path(root)
@@ -147,13 +151,13 @@ def _walk(folder: Path, ignores: object) -> Iterator[Path]:
         def kept(name: str, tail: str = "", here: Path = here) -> bool:
             path = here / name
             within = path.relative_to(folder).as_posix() + tail
-            return not path.is_symlink() and not ignores.match_file(within)  # type: ignore[attr-defined]
+            return not path.is_symlink() and not ignores.match_file(within)
 
         folders[:] = sorted(name for name in folders if kept(name, "/"))
         yield from (here / name for name in sorted(files) if kept(name) and (here / name).is_file())
 
 
-def _ignores(folder: Path) -> object:
+def _ignores(folder: Path) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
     own = folder / IGNORE_FILE

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -52,13 +52,12 @@ def kept_stages(home: Path) -> list[Kept]:
     return found
 
 
-def kept_bundles(home: Path, named: Collection[str]) -> list[Kept]:
-    """Return the bundles of a home; ``named`` are those that somebody counts on, as ``BACKEND/NAME``."""
+def kept_bundles(home: Path) -> list[Kept]:
+    """Return the bundles of a home, as if nobody named them."""
     found = []
     for folder in (home / "bundles").glob("*/*/"):
         if not folder.name.startswith("."):
-            called = f"{folder.parent.name}/{folder.name}"
-            found += _kept(folder, "bundle", folder / MANIFEST, folder.parent.name, named=called in named)
+            found += _kept(folder, "bundle", folder / MANIFEST, folder.parent.name)
     return found
 
 
@@ -111,14 +110,13 @@ def _take_out(each: Kept) -> bool:
     return True
 
 
-def _kept(folder: Path, what: Literal["stage", "bundle", "workload"], marker: Path, stage: str, *,
-          named: bool = False) -> list[Kept]:  # fmt: skip
+def _kept(folder: Path, what: Literal["stage", "bundle", "workload"], marker: Path, stage: str) -> list[Kept]:
     try:
         used = marker.stat().st_mtime if marker.exists() else folder.stat().st_mtime
         size = sum(os.lstat(path).st_size for path in folder.rglob("*") if path.is_file())
     except OSError:  # somebody else took it out meanwhile
         return []
-    return [Kept(path=str(folder), what=what, stage=stage, size_bytes=size, last_used=used, named=named)]
+    return [Kept(path=str(folder), what=what, stage=stage, size_bytes=size, last_used=used)]
 
 
 def _stage_of(entry: Path) -> str:

@@ -9,14 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from evaluators.errors import InfrastructureError
+
 
 @contextmanager
 def using(home: Path) -> Iterator[None]:
-    """Say for the block that a trial runs in this home; the file is locked, so that a dead process is no user."""
+    """Say for the block that a trial runs in this home; the file is locked, so that a dead process is no user.
+
+    Raises:
+        InfrastructureError: the home cannot be written.
+    """
     folder = home / "cache" / "in-use"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-    descriptor = _locked(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(path)
+    except OSError as error:
+        raise InfrastructureError(f"the folder {folder} cannot be written: {error}") from error
     try:
         yield
     finally:

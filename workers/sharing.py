@@ -134,7 +134,7 @@ class Sharing:
         return fetched
 
     def give_stages(self, entries: Mapping[str, str], noted_at: Mapping[str, str]) -> None:
-        """Put entries of the stage cache (by key, with their stage) into the store, noted at the topics of the stages."""
+        """Put entries of the stage cache (by key, each with its stage) into the store, noted at the stages' topics."""
         if self._store is None:
             return
         try:

@@ -49,7 +49,7 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = shown(url)
         self._files, self._root = _opened(url)
         self._local = "file" in _kinds(self._files)
 
@@ -84,8 +84,11 @@ class Store:
         listed = self._listed(kind, key)
         if listed is None:
             return False
-        into.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".fetching-", dir=into.parent))
+        try:
+            into.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".fetching-", dir=into.parent))
+        except OSError as error:
+            raise InfrastructureError(f"the folder {into.parent} cannot be written: {error}") from error
         try:
             for name, sha in listed.items():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +219,11 @@ class Store:
         return f"{self._root}/{folder}/{key}"
 
 
+def shown(url: str | None) -> str:
+    """Return a URL as it may be shown: without a password."""
+    return re.sub(r"//[^/@]*@", "//***@", url or "")
+
+
 def _parsed(text: bytes) -> dict[str, str]:
     content = plain_json(text, MOST_LIST_BYTES, "its list")
     files = content.get("files") if isinstance(content, dict) else None
@@ -267,9 +275,9 @@ def _opened(url: str) -> tuple[Any, str]:
         files, root = fsspec.url_to_fs(url if "://" in url else f"file://{Path(url).expanduser().resolve()}")
     except (ImportError, ValueError) as error:
         advice = "pip install 'paretune[s3]'" if url.startswith("s3") else "name a directory, or s3://bucket/folder"
-        raise UsageError(f"store {url!r} cannot be used: {error}; {advice}") from error
+        raise UsageError(f"store {shown(url)!r} cannot be used: {error}; {advice}") from error
     if not root.strip("/"):
-        raise UsageError(f"store {url!r} names no folder; write s3://bucket/folder, or the path of a directory")
+        raise UsageError(f"store {shown(url)!r} names no folder; write s3://bucket/folder, or the path of a directory")
     return files, root.rstrip("/")
 
 

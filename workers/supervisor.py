@@ -98,10 +98,11 @@ class Supervisor:
         if not self._ledger.claim(*lease, settings.lease_seconds):
             return None
         try:
-            with Heartbeat(self._ledger, *lease, settings.lease_seconds) as heartbeat, using(self._home):
-                trial = self._ledger.trial(trial_id)
-                outcome = self._evaluate(trial, attempt, settings, (*cancel, heartbeat.lost))
-            hold_limit(self._home, self._keeping.cache_limit_bytes)
+            with Heartbeat(self._ledger, *lease, settings.lease_seconds) as heartbeat:
+                with using(self._home):
+                    trial = self._ledger.trial(trial_id)
+                    outcome = self._evaluate(trial, attempt, settings, (*cancel, heartbeat.lost))
+                hold_limit(self._home, self._keeping.cache_limit_bytes)
             if outcome is not None and self._ledger.finish(*lease, outcome):
                 return outcome
             # Either it was cancelled, or the lease went to somebody else and this is refused.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from evaluators.errors import DamagedError, IntegrityError, UploadRefusedError
+from evaluators.errors import DamagedError, InfrastructureError, IntegrityError, UploadRefusedError
 from evaluators.workload import ARCHIVE, archive_of
 from workers.archive import content_digest, digest_file, pack, remove, unpack
 from workers.keeping import open_store
@@ -65,17 +65,17 @@ def bring_workload(reference: str, home: Path, *, allowed: bool = True) -> None:
     with _checking:
         if _is_whole(folder):
             return
-        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 if not _is_whole(folder):
                     _fetch(sha, folder, home)
         except DamagedError as error:
-            raise UploadRefusedError(
-                f"the archive of {reference} is damaged, submit the search again: {error}"
-            ) from None
+            raise UploadRefusedError(f"the archive of {reference} is damaged: {error}; search again") from error
         except IntegrityError as error:
             raise UploadRefusedError(f"the archive of {reference} is refused: {error}") from error
+        except OSError as error:
+            raise InfrastructureError(f"folder {folder} cannot be written: {error}") from error
 
 
 def _is_whole(folder: Path) -> bool:
@@ -98,7 +98,7 @@ def _fetch(sha: str, folder: Path, home: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="paretune-fetch-") as scratch:
         archive = Path(scratch) / "workload.tar"
         if not store.fetch_file(sha, archive):
-            raise IntegrityError(f"it is not in the store {store.url}; submit the search again")
+            raise IntegrityError(f"it is not in the store {store.url}; search again")
         if folder.exists():
             remove(folder)
         _checked[folder] = unpack(archive, folder)
