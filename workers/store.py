@@ -90,9 +90,7 @@ class Store:
         except OSError as error:
             raise InfrastructureError(f"the folder {into.parent} cannot be written: {error}") from error
         try:
-            for name, sha in listed.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                self._fetch(sha, temporary / name, f"{name} of {kind} {key}")
+            self._fetch_all(listed, temporary)
             check(temporary)
             _take_place(temporary, into, listed)
         except IntegrityError as error:
@@ -155,6 +153,18 @@ class Store:
             return _parsed(text)
         except IntegrityError as error:
             raise self._damaged(kind, key, error) from error
+
+    def _fetch_all(self, listed: dict[str, str], folder: Path) -> None:
+        """Fetch the files of a list; all of them are looked at, so that nothing damaged stays in the store."""
+        damaged: DamagedError | None = None
+        for name, sha in listed.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._fetch(sha, folder / name, name)
+            except DamagedError as error:
+                damaged = damaged or error
+        if damaged is not None:
+            raise damaged
 
     def _fetch(self, sha: str, into: Path, what: str) -> None:
         """Fetch content by its hash; a file that has another one is not kept, neither here nor there."""
