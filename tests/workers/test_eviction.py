@@ -59,9 +59,7 @@ def home(tmp_path: Path) -> Path:
     """A home with three entries of a thousand bytes and more, used one after the other, long ago."""
     cache = StageCache(tmp_path / "cache" / "stages")
     for number, stage in enumerate(("prune", "quantize", "build")):
-        entry = cache.get_or_make(
-            str(number) * 64, lambda folder: (folder / "x").write_bytes(b"x" * 1000) and None, stage
-        )
+        entry = cache.get_or_make(str(number) * 64, a_thousand_bytes, stage)
         os.utime(entry.folder / ENTRY, (1000.0 + number, 1000.0 + number))
     return tmp_path
 
