@@ -110,12 +110,16 @@ class Sharing:
         return folder
 
     def has_bundle(self, reference: str) -> bool:
-        """Whether a bundle is in this home, or can be fetched."""
+        """Whether a bundle is in this home, or can be fetched; not while the store is away."""
         if (self._home / reference).is_dir():
             return True
         if self._store is None or not _BUNDLE.fullmatch(reference):
             return False
-        return self._store.holds(BUNDLES, reference.removeprefix("bundles/"))
+        try:
+            return self._store.holds(BUNDLES, reference.removeprefix("bundles/"))
+        except StoreUnreachableError as error:
+            self._say(str(error))
+            return False
 
     def fetch_stages(self, wanted: Mapping[str, str]) -> int:
         """Fetch what was noted at these topics (by stage) into the stage cache; return how many entries that were.

@@ -17,9 +17,14 @@ from tests.conftest import ROOT
 from workers.store import Store, StoreUnreachableError, shown
 
 
-@pytest.fixture(params=["directory", "memory"])
+@pytest.fixture(params=["directory", "memory", "told"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "store") if request.param == "directory" else f"memory://{secrets.token_hex(8)}"
+    """An empty store: here, in memory, and where PARETUNE_TEST_STORE says, such as s3://bucket."""
+    if request.param == "directory":
+        return str(tmp_path / "store")
+    if request.param == "told" and "PARETUNE_TEST_STORE" not in os.environ:
+        pytest.skip("PARETUNE_TEST_STORE names no store")
+    return f"{os.environ['PARETUNE_TEST_STORE'] if request.param == 'told' else 'memory:/'}/{secrets.token_hex(8)}"
 
 
 @pytest.fixture
