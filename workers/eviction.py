@@ -22,6 +22,10 @@ CLOCKS_APART_SECONDS = 60.0
 """How far the clocks of machines that share a home may be apart."""
 
 
+UNFINISHED = "unfinished"
+"""The stage of folders that were being made when their process was killed."""
+
+
 class Kept(Frozen):
     """One thing that a home keeps.
 
@@ -41,14 +45,12 @@ class Kept(Frozen):
 
 
 def kept_stages(home: Path) -> list[Kept]:
-    """Return the entries of the stage cache, and the unpacked workloads."""
+    """Return the entries of the stage cache, and the unpacked workloads; also what was never finished."""
     found = []
-    for entry in (home / "cache" / "stages").glob("??/*"):
-        if not entry.name.startswith("."):
-            found += _kept(entry, "stage", entry / ENTRY, _stage_of(entry))
+    for entry in (home / "cache" / "stages").glob("??/*/"):
+        found += _kept(entry, "stage", entry / ENTRY, _stage_of(entry))
     for folder in unpacked_folder(home).glob("*/"):
-        if not folder.name.startswith("."):
-            found += _kept(folder, "workload", digest_file(folder), "workload")
+        found += _kept(folder, "workload", digest_file(folder), "workload")
     return found
 
 
@@ -56,8 +58,7 @@ def kept_bundles(home: Path) -> list[Kept]:
     """Return the bundles of a home, as if nobody named them."""
     found = []
     for folder in (home / "bundles").glob("*/*/"):
-        if not folder.name.startswith("."):
-            found += _kept(folder, "bundle", folder / MANIFEST, folder.parent.name)
+        found += _kept(folder, "bundle", folder / MANIFEST, folder.parent.name)
     return found
 
 
@@ -116,6 +117,7 @@ def _kept(folder: Path, what: Literal["stage", "bundle", "workload"], marker: Pa
         size = sum(os.lstat(path).st_size for path in folder.rglob("*") if path.is_file())
     except OSError:  # somebody else took it out meanwhile
         return []
+    stage = UNFINISHED if folder.name.startswith(".") else stage
     return [Kept(path=str(folder), what=what, stage=stage, size_bytes=size, last_used=used)]
 
 

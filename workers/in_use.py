@@ -1,4 +1,4 @@
-"""In use: which trials run in a home, so that nobody evicts what they use."""
+"""In use: which trials and other jobs run in a home, so that nobody evicts what they use."""
 
 from __future__ import annotations
 

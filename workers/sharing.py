@@ -15,6 +15,7 @@ from evaluators.candidate import Candidate
 from evaluators.errors import DamagedError, InfrastructureError, IntegrityError, UsageError
 from evaluators.frozen import digest
 from evaluators.profile import WorkloadProfile
+from workers.in_use import using
 from workers.keeping import open_store
 from workers.store import Store, StoreUnreachableError
 
@@ -104,7 +105,9 @@ class Sharing:
             if not is_named_after(folder.name, found):
                 raise IntegrityError(f"bundle {folder.name} has the digest {found[:32]}")
 
-        if not self._store.fetch_folder(BUNDLES, reference.removeprefix("bundles/"), folder, check):
+        with using(self._home):
+            fetched = self._store.fetch_folder(BUNDLES, reference.removeprefix("bundles/"), folder, check)
+        if not fetched:
             raise UsageError(f"bundle {reference} is neither in {self._home} nor in the store {self._store.url}; "
                              "run its trial again: paretune reproduce SEARCH TRIAL")  # fmt: skip
         return folder

@@ -140,7 +140,7 @@ class Supervisor:
                          interpreters=self._interpreters.starting())  # fmt: skip
         device = self._device_for(target)
         env = job_environment(self._home, 1) | device_environment(device)
-        with device_lock(device, folder=self._locks, wait=partial(wait_for, cancel)) as held:
+        with device_lock(device, folder=self._locks, wait=partial(wait_for, cancel)) as held, using(self._home):
             if not held:
                 return None
             ended = self._sandbox.run(
@@ -285,7 +285,10 @@ def run_profile(
     except OSError as error:
         raise InfrastructureError(f"the folder {jobs} cannot be used: {error}") from error
     env = job_environment(home, _all_cores())
-    ended = sandbox.run(job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel)
+    with using(home):
+        ended = sandbox.run(
+            job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel
+        )
     if ended.cancelled:
         return None
     return ended.result or JobResult(outcome=outcome_of_death(ended))

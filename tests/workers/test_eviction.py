@@ -128,6 +128,16 @@ def test_an_unpacked_workload_leaves_with_its_digest(home: Path, tmp_path: Path)
     assert not folder.exists() and not digest_file(folder).exists()
 
 
+def test_what_was_never_finished_leaves_in_its_turn(home: Path) -> None:
+    left = home / "cache" / "stages" / "00" / ".making-x"
+    left.mkdir()
+    a_thousand_bytes(left)
+    os.utime(left, (1.0, 1.0))
+    assert "unfinished" in stages(home)
+    (gone,) = hold_limit(home, sum(each.size_bytes for each in kept_stages(home)) - 1)
+    assert gone.path == str(left) and not left.exists()
+
+
 def test_an_entry_without_a_readable_list_is_shown_as_damaged(home: Path) -> None:
     (home / "cache" / "stages" / "00" / ("0" * 64) / ENTRY).write_text("{")
     assert stages(home) == ["build", "damaged", "quantize"]
