@@ -142,7 +142,7 @@ def _verified(folder: Path) -> str | None:
     """Return the digest of an entry whose files are those that it lists, else None; it counts as used now."""
     try:
         # Before the files are looked at: whoever evicts what was not used for long looks at this time last.
-        with suppress(PermissionError):
+        with suppress(OSError):
             os.utime(folder / ENTRY)
         listed = json.loads((folder / ENTRY).read_text())["files"]
         if file_hashes(folder, leave_out=ENTRY) != listed:

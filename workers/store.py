@@ -26,6 +26,9 @@ from evaluators.frozen import canonical_json
 
 MOST_LIST_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
+_FLAT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
+"""Kinds of stores without folders, where making one would make a bucket."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
@@ -51,7 +54,8 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = shown(url)
         self._files, self._root = _opened(url)
-        self._local = "file" in _kinds(self._files)
+        kinds = (protocol,) if isinstance(protocol := self._files.protocol, str) else protocol
+        self._local, self._flat = "file" in kinds, bool(_FLAT & set(kinds))
 
     def put_folder(self, kind: str, key: str, folder: Path) -> None:
         """Put the files of ``folder`` under a key; where something is there already, that stays.
@@ -193,8 +197,8 @@ class Store:
                 _write_beside(source, Path(path))
                 return
             part = f"{self._root}/parts/{secrets.token_hex(16)}"
-            self._files.makedirs(f"{self._root}/parts", exist_ok=True)
-            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            for folder in () if self._flat else (part, path):
+                self._files.makedirs(folder.rpartition("/")[0], exist_ok=True)
             self._files.put_file(str(source), part)
             self._files.mv(part, path)
 
@@ -289,10 +293,6 @@ def _opened(url: str) -> tuple[Any, str]:
     if not root.strip("/"):
         raise UsageError(f"store {shown(url)!r} names no folder; write s3://bucket/folder, or the path of a directory")
     return files, root.rstrip("/")
-
-
-def _kinds(files: Any) -> tuple[str, ...]:
-    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from search.coordinator import FleetMeans
 from search.service import Service
 from tests.faults.sleeping import TARGET, SleepingSandbox
 from tests.search.factories import a_spec
+from workers.keeping import Keeping
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.records import SearchRecord
@@ -43,18 +44,22 @@ class NoProjection:
         return lambda *_: None
 
 
-def submit(ledger: Ledger, trials: int = 10, *, name: str | None = None, **share: Any) -> SearchRecord:
+def submit(
+    ledger: Ledger, trials: int = 10, *, name: str | None = None, workload: str = "w.py:workload", **share: Any
+) -> SearchRecord:
     """Leave a search of so many sleeping trials to the fleet; none is answered by an earlier one."""
-    spec = a_spec(target=TARGET, backend="eager", batch_size="1,2,4", threads=1, trials=trials, name=name)
+    spec = a_spec(
+        workload=workload, target=TARGET, backend="eager", batch_size="1,2,4", threads=1, trials=trials, name=name
+    )
     record = ledger.create_search(spec.workload, spec.to_json(), name=name)
     ledger.submit(record.id, **share)
     return record
 
 
 @contextmanager
-def coordinating(ledger: Ledger, home: Path, bell: Any) -> Iterator[Service]:
+def coordinating(ledger: Ledger, home: Path, bell: Any, keeping: Keeping | None = None) -> Iterator[Service]:
     """Coordinate in a thread for the block."""
-    means = FleetMeans(SleepingSandbox(), Cancellation(), bell, RING_AGAIN_SECONDS)
+    means = FleetMeans(SleepingSandbox(), Cancellation(), bell, RING_AGAIN_SECONDS, keeping or Keeping())
     service = Service(ledger, home, means, lambda text: print(text, flush=True))
     thread = threading.Thread(target=service.run, name="service")
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,6 @@ import pytest
 
 from evaluators.cache import ENTRY, StageCache
 from tests.conftest import ROOT
-from workers import eviction
 from workers.archive import digest_file, pack, unpack
 from workers.eviction import Kept, chosen_to_leave, evict, hold_limit, kept_stages
 from workers.in_use import oldest_use, using
@@ -123,7 +122,8 @@ def test_an_unpacked_workload_leaves_with_its_digest(home: Path, tmp_path: Path)
     folder = unpacked_folder(home) / ("f" * 64)
     unpack(tmp_path / "a.tar", folder)
     os.utime(digest_file(folder), (1.0, 1.0))
-    (gone,) = eviction.evict(home, kept_stages(home), 3500)
+    everything = kept_stages(home)
+    (gone,) = evict(home, everything, sum(each.size_bytes for each in everything) - 1)
     assert (gone.what, gone.path) == ("workload", str(folder))
     assert not folder.exists() and not digest_file(folder).exists()
 

@@ -178,6 +178,9 @@ def test_links_are_not_put(store: Store, folder: Path) -> None:
 
 
 def test_many_put_one_key_at_once(url: str, folder: Path, tmp_path: Path) -> None:
+    if url.startswith("memory:"):
+        pytest.skip("what is written in memory is seen while it is written")
+
     def put_and_fetch(number: int) -> dict[str, bytes]:
         mine = Store(url)
         mine.put_folder("things", "1", folder)
