@@ -23,6 +23,7 @@ from workers.ledger import Ledger
 from workers.records import SearchRecord
 
 RING_AGAIN_SECONDS = 1.0
+WORKLOAD = "examples/images/workload.py:workload"
 _SEEDS = itertools.count()
 
 
@@ -45,7 +46,7 @@ class NoProjection:
 
 
 def submit(
-    ledger: Ledger, trials: int = 10, *, name: str | None = None, workload: str = "w.py:workload", **share: Any
+    ledger: Ledger, trials: int = 10, *, name: str | None = None, workload: str = WORKLOAD, **share: Any
 ) -> SearchRecord:
     """Leave a search of so many sleeping trials to the fleet; none is answered by an earlier one."""
     spec = a_spec(
