@@ -147,7 +147,7 @@ def act(what: str, home: Path) -> None:
             time.sleep(0.02)
     elif what.startswith("sleep"):
         time.sleep(float(what.removeprefix("sleep")))
-    elif what not in ("", "reject"):
+    elif what not in ("", "nothing", "reject"):
         raise AssertionError(f"nobody knows how to {what!r}")
 
 

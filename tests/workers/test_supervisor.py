@@ -206,7 +206,7 @@ def test_the_cache_is_held_to_its_limit_after_a_trial(
 
 
 def test_bundles_are_compared_with_the_time_that_is_left(supervisor: Supervisor) -> None:
-    found = supervisor.compare("search", ["", ""], SETTINGS, 7.0)
+    found = supervisor.compare("search", ["nothing", "nothing"], SETTINGS, 7.0)
 
     assert isinstance(found, Comparison)
     assert found.seconds == (7.0, 7.0)
