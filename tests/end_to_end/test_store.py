@@ -79,6 +79,15 @@ def test_the_coordinators_home_promotes_what_the_worker_built(searched: Searched
     assert promoted.json["status"] == "promoted"
 
 
+def test_what_the_worker_made_is_not_made_again_in_another_home(searched: Searched) -> None:
+    number = searched.result["best"]["number"]
+    stages = searched.folder / "coordinator" / "cache" / "stages"
+    before = set(stages.glob("??/*"))
+    again = paretune("reproduce", "left", str(number), *searched.at("coordinator"), "--json")
+    assert {"prune", "quantize", "build"} <= set(again.json["trial"]["cached_stages"]), again
+    assert len(set(stages.glob("??/*")) - before) >= 3, "they were not there before"
+
+
 def test_a_bundle_that_was_damaged_in_the_store_is_refused(searched: Searched) -> None:
     trials = paretune("trials", "left", *searched.at("user"), "--json").json["trials"]
     other = next(trial for trial in trials if Path(trial["bundle"]).name not in searched.bundles("user"))
