@@ -46,6 +46,8 @@ class StageCache:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.used: dict[str, str] = {}
+        """The keys of all entries that were asked for, each with its stage."""
 
     def get(self, key: str, what: str) -> Entry:
         """Return the entry of ``key``, which somebody else has made; ``what`` it holds, in words.
@@ -58,13 +60,16 @@ class StageCache:
             raise InfrastructureError(f"{what} is not in the stage cache {self._root} any more: run the trial again")
         return Entry(folder, digest, hit=True)
 
-    def get_or_make(self, key: str, make: Callable[[Path], None]) -> Entry:
+    def get_or_make(self, key: str, make: Callable[[Path], None], stage: str = "other") -> Entry:
         """Return the entry of ``key``; where there is none, let ``make`` fill a new folder.
+
+        ``stage`` says what kind of result it is, to people and to those who share it with other machines.
 
         Raises:
             InfrastructureError: the cache cannot be written (disk full, no permission).
         """
         folder = self._root / key[:2] / key
+        self.used[key] = stage
         if (digest := _verified(folder)) is not None:
             return Entry(folder, digest, hit=True)
         try:
@@ -74,7 +79,7 @@ class StageCache:
             raise InfrastructureError(f"stage cache {self._root} cannot be written: {error}") from error
         try:
             make(temporary)
-            digest = _seal(temporary)
+            digest = _seal(temporary, stage)
             if folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
             try:
@@ -118,9 +123,14 @@ def copy_file(source: Path, destination: Path) -> None:
         shutil.copyfileobj(original, copy, 2**20)
 
 
-def _seal(folder: Path) -> str:
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is an entry whose files are those that it lists."""
+    return _verified(folder) is not None
+
+
+def _seal(folder: Path, stage: str) -> str:
     hashes = file_hashes(folder, leave_out=ENTRY)
-    (folder / ENTRY).write_text(json.dumps({"files": hashes, "made": time.time()}))
+    (folder / ENTRY).write_text(json.dumps({"files": hashes, "made": time.time(), "stage": stage}))
     for name in (*hashes, ENTRY):
         descriptor = os.open(folder / name, os.O_RDONLY)
         os.fsync(descriptor)
@@ -129,8 +139,11 @@ def _seal(folder: Path) -> str:
 
 
 def _verified(folder: Path) -> str | None:
-    """Return the digest of an entry whose files are those that it lists, else None."""
+    """Return the digest of an entry whose files are those that it lists, else None; it counts as used now."""
     try:
+        # Before the files are looked at: whoever evicts what was not used for long looks at this time last.
+        with suppress(OSError):
+            os.utime(folder / ENTRY)
         listed = json.loads((folder / ENTRY).read_text())["files"]
         if file_hashes(folder, leave_out=ENTRY) != listed:
             return None

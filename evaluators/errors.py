@@ -21,6 +21,10 @@ class WorkloadError(UsageError):
     """The workload breaks its contract: model, data or metric."""
 
 
+class UploadRefusedError(UsageError):
+    """A workload is an uploaded archive that may not be used here, is not there, or is not what it should be."""
+
+
 class IllegalCandidateError(UsageError):
     """A candidate that the space refuses, with the reason."""
 
@@ -41,6 +45,10 @@ class IntegrityError(ParetuneError):
     """A hash or a gate refused."""
 
     exit_code = 5
+
+
+class DamagedError(IntegrityError):
+    """Something in the shared store is not what was put there; it has been taken out, so that it can be put anew."""
 
 
 class GateRefusedError(IntegrityError):

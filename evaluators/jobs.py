@@ -75,13 +75,15 @@ class SourceJob(Frozen):
 class Sourced(Frozen):
     """What a source job made: the weights under trial by their key in the stage cache, and what it took.
 
-    ``versions`` are of the interpreter that ran the original model: its answers are kept under them.
+    ``versions`` are of the interpreter that ran the original model: its answers are kept under them; ``entries`` are
+    the keys in the stage cache of all that it used or made, each with its stage.
     """
 
     weights: str
     versions: dict[str, str]
     stage_seconds: dict[str, float]
     cached_stages: tuple[str, ...] = ()
+    entries: dict[str, str] = Field(default_factory=dict)
 
 
 class Yardstick(Frozen):
@@ -148,11 +150,12 @@ Job = Annotated[AnyJob, Field(discriminator="job")]
 
 
 class Prepared(Frozen):
-    """A bundle that is ready to be measured, and what making it took."""
+    """A bundle that is ready to be measured, what making it took, and the ``entries`` as of a source job."""
 
     bundle: str
     stage_seconds: dict[str, float]
     cached_stages: tuple[str, ...] = ()
+    entries: dict[str, str] = Field(default_factory=dict)
 
 
 class Comparison(Frozen):

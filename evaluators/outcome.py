@@ -26,6 +26,7 @@ class FailureKind(StrEnum):
     ERROR = "error"
     KILLED = "killed"
     DISK_FULL = "disk_full"
+    REFUSED = "refused"
     LOST = "lost"
 
     @property

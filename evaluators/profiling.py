@@ -178,7 +178,7 @@ def _exportable(
         (folder / "answer.json").write_text(json.dumps(answer))
 
     key = digest(["exportable", facts["model_digest"], inputs.to_json(), outputs.to_json(), environment()])
-    entry = StageCache(home / "cache" / "stages").get_or_make(key, make)
+    entry = StageCache(home / "cache" / "stages").get_or_make(key, make, "exportable")
     reason, dynamic = json.loads((entry.folder / "answer.json").read_text())
     return reason, bool(dynamic)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.errors import WorkloadError
+
+ARCHIVE = "archive:"
+"""Begins the reference of a workload whose code is an archive: ``archive:HASH/file.py:attribute``."""
+
+UNPACKED = "PARETUNE_UNPACKED"
+"""Environment variable: the folder that holds unpacked archives by their hash."""
 
 _LOADED_PREFIX = "paretune_workload_"
 
@@ -50,9 +57,10 @@ class Workload:
 
 
 def load_workload(reference: str) -> Workload:
-    """Load ``path/to/file.py:attribute`` or ``package.module:attribute``.
+    """Load ``path/to/file.py:attribute``, ``package.module:attribute`` or ``archive:HASH/file.py:attribute``.
 
-    A file's own folder is importable while it loads, so that it can import its siblings.
+    A file's own folder is importable while it loads, so that it can import its siblings. An archive has been checked
+    and unpacked by whoever started this process.
 
     Raises:
         WorkloadError: the reference, the file, the module or the attribute cannot be used.
@@ -62,7 +70,7 @@ def load_workload(reference: str) -> Workload:
         raise WorkloadError(
             f"workload {reference!r} is not of the form path/to/file.py:attribute or package.module:attribute"
         )
-    module = _load_file(Path(location)) if location.endswith(".py") else _import_module(location)
+    module = _load_file(_located(location)) if location.endswith(".py") else _import_module(location)
     try:
         value = getattr(module, attribute)
     except AttributeError:
@@ -77,7 +85,14 @@ def load_workload(reference: str) -> Workload:
 def absolute_reference(reference: str) -> str:
     """Return ``reference`` with a file path made absolute, so that it holds in another working directory."""
     location, _, attribute = reference.rpartition(":")
-    return f"{Path(location).resolve()}:{attribute}" if location.endswith(".py") else reference
+    if archive_of(reference) is not None or not location.endswith(".py"):
+        return reference
+    return f"{Path(location).resolve()}:{attribute}"
+
+
+def archive_of(reference: str) -> str | None:
+    """Return the hash of the archive that holds a workload's code; None where it is no archive."""
+    return reference.removeprefix(ARCHIVE).partition("/")[0] if reference.startswith(ARCHIVE) else None
 
 
 def reference_of(workload: Workload) -> str:
@@ -99,6 +114,18 @@ def reference_of(workload: Workload) -> str:
         f"workload {workload.name!r} has no module-level name; each trial runs in a process of its own and loads it by "
         "name, so define it at the top level of a file or a module"
     )
+
+
+def _located(location: str) -> Path:
+    """Return the file that a location names."""
+    if not location.startswith(ARCHIVE):
+        return Path(location)
+    unpacked = os.environ.get(UNPACKED)
+    if not unpacked or not (file := Path(unpacked) / location.removeprefix(ARCHIVE)).is_file():
+        raise WorkloadError(f"workload {location} was uploaded, and is not unpacked in {unpacked or 'any folder'}; set "
+                            f"{UNPACKED} to the folder cache/workloads of a home that has it")  # fmt: skip
+    sys.dont_write_bytecode = True  # what is unpacked stays as it was checked
+    return file
 
 
 def _load_file(path: Path) -> Any:

@@ -16,7 +16,7 @@ from evaluators.parameters import Number
 from evaluators.profile import Problem, WorkloadProfile
 from evaluators.space import Exclusion
 from evaluators.target import probe_target
-from evaluators.workload import Workload, absolute_reference, reference_of
+from evaluators.workload import Workload, absolute_reference, archive_of, reference_of
 from search.bundles import NO_PYTHONS, Pythons
 from search.deployments import diff as diff
 from search.deployments import history as history
@@ -37,6 +37,7 @@ from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec, load_spec
 from search.view import search_result, trial_results
 from workers.interpreters import Interpreters, open_interpreters
+from workers.keeping import Keeping
 from workers.lease import Cancellation, SearchTakenError
 from workers.ledger import Ledger
 from workers.records import SearchRecord
@@ -104,13 +105,15 @@ def run(
     return run_spec(spec, home_folder(home), progress)
 
 
-def run_spec(spec: SearchSpec, home: Path, progress: Progress | None = None) -> SearchResult:
-    """Run a new search on this machine."""
+def run_spec(
+    spec: SearchSpec, home: Path, progress: Progress | None = None, keeping: Keeping | None = None
+) -> SearchResult:
+    """Run a new search on this machine; ``keeping`` says how large the cache of the home may be."""
     spec = checked(spec)
     interpreters = _interpreters(spec, home)
     with open_ledger(home) as ledger:
         record = ledger.create_search(spec.workload, spec.to_json(), name=spec.name)
-        return _coordinate(ledger, home, record, progress, interpreters)
+        return _coordinate(ledger, home, record, progress, interpreters, keeping)
 
 
 def checked(spec: SearchSpec) -> SearchSpec:
@@ -127,8 +130,9 @@ def checked(spec: SearchSpec) -> SearchSpec:
 
 
 def resume(
-    reference: str, home: Path, progress: Progress | None = None, backend_python: Pythons = NO_PYTHONS
-) -> SearchResult:
+    reference: str, home: Path, progress: Progress | None = None, backend_python: Pythons = NO_PYTHONS,
+    keeping: Keeping | None = None,
+) -> SearchResult:  # fmt: skip
     """Go on with a search that was interrupted; one that is complete is returned as it is.
 
     What MLflow has missed is delivered. One that was left to a fleet is left to it again, and followed.
@@ -147,7 +151,7 @@ def resume(
             ledger.update_search(record.id, status="running")
             return follow(record.id, home, progress).result
         interpreters = _interpreters(SearchSpec.model_validate(record.spec), home, backend_python)
-        return _coordinate(ledger, home, ledger.search(record.id), progress, interpreters)
+        return _coordinate(ledger, home, ledger.search(record.id), progress, interpreters, keeping)
 
 
 def check(workload: str, home: Path) -> CheckReport:
@@ -203,7 +207,8 @@ def space_of(profile: WorkloadProfile, spec: SearchSpec | None, home: Path) -> J
 def work(
     home: Path, *, target: str | None = None, device: str | None = None, name: str | None = None,
     broker: str | None = None, say: Callable[[str], None] = lambda text: None, drain: Cancellation | None = None,
-    abort: Cancellation | None = None, backend_python: Pythons = NO_PYTHONS, alive: Path | None = None,
+    abort: Cancellation | None = None, backend_python: Pythons = NO_PYTHONS, keeping: Keeping | None = None,
+    alive: Path | None = None,
 ) -> WorkerReport:  # fmt: skip
     """Run the trials that searches of ``home`` queue for one target of this machine, until ``drain`` or ``abort``.
 
@@ -219,7 +224,7 @@ def work(
     with open_ledger(home) as ledger:
         return run_worker(ledger, writable(home), target=target, device=device, name=name, broker=broker, say=say,
                           drain=drain or Cancellation(), abort=abort or Cancellation(),
-                          interpreters=interpreters, alive=alive)  # fmt: skip
+                          interpreters=interpreters, keeping=keeping, alive=alive)  # fmt: skip
 
 
 def searches(home: Path) -> list[StatusReport]:
@@ -304,11 +309,12 @@ def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = 
 
 
 def _coordinate(
-    ledger: Ledger, home: Path, record: SearchRecord, progress: Progress | None, interpreters: Interpreters
-) -> SearchResult:
+    ledger: Ledger, home: Path, record: SearchRecord, progress: Progress | None, interpreters: Interpreters,
+    keeping: Keeping | None,
+) -> SearchResult:  # fmt: skip
     from search.coordinator import Coordinator
 
-    return Coordinator(ledger, home, record, progress or Silent(), interpreters).run()
+    return Coordinator(ledger, home, record, progress or Silent(), interpreters, keeping=keeping).run()
 
 
 def _deliver(ledger: Ledger, home: Path, record: SearchRecord, progress: Progress) -> None:
@@ -373,6 +379,8 @@ def _dimensions(legal: JointSpace) -> tuple[DimensionReport, ...]:
 
 def _check_exists(reference: str) -> None:
     """Refuse a reference that cannot be found, before any process is started for it."""
+    if archive_of(reference) is not None:
+        return
     location, separator, attribute = reference.rpartition(":")
     if not separator or not location or not attribute:
         raise UsageError(

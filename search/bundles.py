@@ -18,7 +18,10 @@ from evaluators.frozen import Frozen
 from evaluators.interpreter import this_interpreter
 from evaluators.run_bundle import BundleRun
 from evaluators.target import environment, probe_targets
+from evaluators.workload import UNPACKED
 from workers.interpreters import Interpreters, open_interpreters
+from workers.sharing import Sharing
+from workers.uploads import bring_workload, unpacked_folder
 
 Pythons = Mapping[str, str]
 NO_PYTHONS: Pythons = MappingProxyType({})
@@ -46,10 +49,11 @@ class BundleReport(Frozen):
 
 
 def find_bundle(reference: str, home: Path) -> Path:
-    """Return the folder of a bundle, by its path or as ``SEARCH:TRIAL``.
+    """Return the folder of a bundle, by its path or as ``SEARCH:TRIAL``; fetched where another home built it.
 
     Raises:
         UsageError: there is none.
+        IntegrityError: what is in the store that the home shares is not what was built.
     """
     if (folder := Path(reference)).is_dir():
         return folder
@@ -63,7 +67,7 @@ def find_bundle(reference: str, home: Path) -> Path:
     trial = next((trial for trial in api.trials(search, home) if trial.number == int(number)), None)
     if trial is None or trial.bundle is None:
         raise UsageError(f"search {search!r} has no bundle of a trial {number}")
-    return Path(trial.bundle) if Path(trial.bundle).is_absolute() else home / trial.bundle
+    return Sharing.of(home).bundle(trial.bundle)
 
 
 def inspect_bundle(folder: Path, backend_python: Pythons = NO_PYTHONS) -> BundleReport:
@@ -121,11 +125,14 @@ def run_bundle(
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
     given += ["--allow-other-target"] if other_target else []
     manifest = read_manifest(folder, verify=False)
+    for reference in (workload, manifest.workload if manifest.candidate.backend == "eager" else None):
+        bring_workload(reference or "", home)
+    unpacked = {UNPACKED: str(unpacked_folder(home.resolve()))}
     with _interpreters_for(manifest, backend_python) as interpreters:
         interpreter = interpreters.of(manifest.candidate.backend) or this_interpreter()
         ended = subprocess.run(  # noqa: S603
             interpreter.command("evaluators.run_bundle", str(folder), *given), capture_output=True, text=True,
-            check=False, stdin=subprocess.DEVNULL, env=interpreter.environment(),
+            check=False, stdin=subprocess.DEVNULL, env=interpreter.environment() | unpacked,
         )  # fmt: skip
     lines = ended.stderr.strip().splitlines() or ["nothing"]
     said = lines[-1].removeprefix("error: ")

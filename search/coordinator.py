@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +30,7 @@ from search.view import count_trials, search_result, trial_results
 from search.wording import exclusion_notes
 from workers.doorbell import AGAIN_SECONDS, Bell
 from workers.interpreters import Interpreters
+from workers.keeping import Keeping
 from workers.lease import Cancellation, SearchLease, owner_is_alive, wait_for
 from workers.ledger import Ledger
 from workers.records import SearchRecord, SearchStatus
@@ -51,12 +52,14 @@ class FleetMeans:
         leave: once it is set, each stops where it is: the next coordinator goes on.
         bell: carries the ids of queued trials to workers; None where these look into the ledger by themselves.
         ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
+        keeping: how large the cache of the home may be, and whether uploaded workloads are read.
     """
 
     sandbox: Sandbox
     leave: Cancellation
     bell: Bell | None = None
     ring_again_s: float = AGAIN_SECONDS
+    keeping: Keeping = field(default_factory=Keeping)
 
 
 class Coordinator:
@@ -65,13 +68,15 @@ class Coordinator:
     Args:
         interpreters: the backends that live in an interpreter of their own on this machine.
         fleet: how a search is run that was left to a fleet; this process then runs none of its trials itself.
+        keeping: how large the cache of the home may be, where this process runs trials.
     """
 
     def __init__(
         self, ledger: Ledger, home: Path, record: SearchRecord, progress: Progress,
-        interpreters: Interpreters | None = None, fleet: FleetMeans | None = None,
+        interpreters: Interpreters | None = None, fleet: FleetMeans | None = None, keeping: Keeping | None = None,
     ) -> None:  # fmt: skip
         self._means = fleet
+        self._keeping = fleet.keeping if fleet else keeping or Keeping()
         self._ledger = ledger
         self._home = home
         self._record = record
@@ -129,7 +134,8 @@ class Coordinator:
             trial_timeout_s=self._spec.trial_timeout_s, memory_limit_bytes=self._spec.memory_limit_bytes,
             fingerprints=self._fleet.fingerprints,
         )  # fmt: skip
-        supervisor = Supervisor(self._ledger, sandbox, self._home, interpreters=self._interpreters)
+        supervisor = Supervisor(self._ledger, sandbox, self._home, interpreters=self._interpreters,
+                                keeping=self._keeping, say=self._note)  # fmt: skip
         session = Session(
             record=self._record, spec=self._spec, space=space, settings=settings, ledger=self._ledger,
             supervisor=supervisor, projection=projection, progress=self._progress, stop=self._stop,
@@ -163,7 +169,7 @@ class Coordinator:
         with ExitStack() as stack:
             for target, capabilities in self._local.items():
                 worker = Worker(self._ledger, sandbox, self._home, capabilities, search_id=self._record.id,
-                                name=f"{self._record.name}-{target}",
+                                name=f"{self._record.name}-{target}", keeping=self._keeping,
                                 interpreters=self._interpreters)  # fmt: skip
                 thread = threading.Thread(target=worker.run, args=(stop, stop), name=worker.name, daemon=True)
                 thread.start()
@@ -199,6 +205,7 @@ class Coordinator:
         answer = run_profile(
             sandbox, self._home, self._record.workload, seed=self._spec.seed, timeout_s=self._spec.trial_timeout_s,
             memory_limit_bytes=self._spec.memory_limit_bytes or default_memory_limit(), cancel=(self._stop,),
+            uploads=self._keeping.uploads,
         )  # fmt: skip
         if answer is None:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evaluators.errors import IntegrityError, UsageError
 from evaluators.jobs import Comparison
 from evaluators.outcome import LatencyEvidence, Ratio
 from evaluators.statistics import compare_rounds
@@ -50,7 +51,11 @@ def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: f
     """Time the bundles of ``chosen`` in turn, amend their trials, and return how they compare; None if it failed."""
     bundles = [trial.bundle for trial in chosen if trial.bundle is not None]
     target = chosen[0].candidate.target
-    found = compare_in_turn(session, bundles, target, min(SHARE * session.seconds_left(), MOST_SECONDS))
+    try:
+        found = compare_in_turn(session, bundles, target, min(SHARE * session.seconds_left(), MOST_SECONDS))
+    except (UsageError, IntegrityError) as error:  # a bundle that another home built cannot be had
+        session.note(f"no final comparison, so the best rests on one measurement of each trial: {error}")
+        return None
     if found is None:
         session.note("the final comparison was not done before the end, so the best rests on one measurement")
         return None

@@ -10,14 +10,18 @@ from pydantic import Field
 
 from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
+from evaluators.workload import archive_of
 from search.api import StatusReport, checked, open_ledger, status, writable
 from search.progress import Progress, Silent
 from search.spec import SearchSpec
 from workers.alive import touching
 from workers.doorbell import AGAIN_SECONDS, Bell
+from workers.keeping import Keeping, keep_store, kept_store
 from workers.lease import Cancellation, owner_is_alive
 from workers.ledger import Ledger, join_fleet, joined_fleet
 from workers.records import SearchRecord, WorkerRecord
+from workers.store import Store
+from workers.uploads import upload
 
 
 class Share(Frozen):
@@ -79,22 +83,30 @@ class CoordinatorReport(Frozen):
     coordinated: int
 
 
-def fleet_of(home: Path, url: str | None) -> str | None:
+def fleet_of(home: Path, url: str | None, store: str | None = None) -> str | None:
     """Return the URL of the fleet that a command works with: as told, which makes the home join it, else the home's.
 
+    ``store`` is what the home shares with the others from now on.
+
     Raises:
-        UsageError: the home has a ledger of its own, or belongs to another fleet.
+        UsageError: the home has a ledger of its own, belongs to another fleet, or shares another store.
     """
     if url is not None:
         with closing(Ledger(url)):
             join_fleet(writable(home), url)
+    if store is not None:
+        keep_store(writable(home), store)
     return url or joined_fleet(home)
 
 
-def submit(spec: SearchSpec, home: Path, share: Share | None = None) -> SearchRecord:
+def submit(
+    spec: SearchSpec, home: Path, share: Share | None = None, *, workload_from: str | None = None, uploads: bool = True
+) -> SearchRecord:
     """Leave a search to the fleet that ``home`` has joined.
 
-    Without a target it is the one that the fleet's workers serve.
+    Without a target it is the one that the fleet's workers serve. ``workload_from`` says how the workload's file comes
+    to the machines: ``upload`` puts its folder into the store, ``path`` means that they see the same path; by itself it
+    is uploaded where the home shares a store and ``uploads`` are allowed.
 
     Raises:
         UsageError: the workload cannot be found, it is not clear on which target to search, or the search names
@@ -109,6 +121,7 @@ def submit(spec: SearchSpec, home: Path, share: Share | None = None) -> SearchRe
     with open_ledger(home) as ledger:
         if not spec.targets:
             spec = spec.model_copy(update={"target": (_only_target(ledger),)})
+        spec = _uploaded(spec, home, workload_from, uploads)
         record = ledger.create_search(spec.workload, spec.to_json(), name=spec.name)
         ledger.submit(record.id, weight=share.weight, priority=share.priority, most_unfinished=share.most_at_once)
         return record
@@ -129,6 +142,7 @@ def follow(
 def coordinate(
     home: Path, *, broker: str | None = None, say: Callable[[str], None] = lambda text: None,
     leave: Cancellation | None = None, ring_again_s: float = AGAIN_SECONDS, alive: Path | None = None,
+    keeping: Keeping | None = None,
 ) -> CoordinatorReport:  # fmt: skip
     """Coordinate the searches that are left to the fleet of ``home``, until ``leave`` is set.
 
@@ -145,7 +159,7 @@ def coordinate(
     sandbox = Sandbox()
     with open_ledger(home) as ledger:
         bell = None if broker is None else _bell(broker, ledger)
-        means = FleetMeans(sandbox, leave or Cancellation(), bell, ring_again_s)
+        means = FleetMeans(sandbox, leave or Cancellation(), bell, ring_again_s, keeping or Keeping())
         rings = "rings through the broker" if bell else "rings nobody: workers look into the ledger"
         say(f"coordinates the searches of {home}, and {rings}")
         try:
@@ -170,6 +184,32 @@ def fleet(home: Path) -> FleetReport:
                     backends=tuple(each.name for each in worker.capabilities.backends if each.usable),
                 ))  # fmt: skip
         return FleetReport(workers=tuple(states), searches=_submitted(ledger, known))
+
+
+def _uploaded(spec: SearchSpec, home: Path, workload_from: str | None, uploads: bool) -> SearchSpec:
+    """Upload the workload of a search where that is how it comes to the machines."""
+    url = kept_store(home)
+    if not goes_by_upload(spec.workload, workload_from, has_store=url is not None, uploads=uploads) or url is None:
+        return spec
+    return spec.model_copy(update={"workload": upload(spec.workload, Store(url))})
+
+
+def goes_by_upload(reference: str, asked: str | None, *, has_store: bool, uploads: bool) -> bool:
+    """Whether a workload is to be uploaded.
+
+    Raises:
+        UsageError: it was asked for, and cannot be done.
+    """
+    is_file = reference.rpartition(":")[0].endswith(".py") and archive_of(reference) is None
+    if asked not in (None, "path", "upload"):
+        raise UsageError(f"a workload comes from 'path' or 'upload', got {asked!r}")
+    if asked == "upload" and not is_file:
+        raise UsageError(f"workload {reference} is no path of a file, so there is no folder to upload")
+    if asked == "upload" and not uploads:
+        raise UsageError("uploads are turned off here (PARETUNE_NO_UPLOADS); use --workload-from path")
+    if asked == "upload" and not has_store:
+        raise UsageError("an upload needs a store that the fleet shares; name it with --store URL")
+    return asked != "path" and is_file and has_store and uploads
 
 
 def _submitted(ledger: Ledger, known: tuple[WorkerRecord, ...]) -> tuple[SubmittedState, ...]:

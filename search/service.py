@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from evaluators.errors import InfrastructureError, ParetuneError, UsageError
+from evaluators.errors import InfrastructureError, IntegrityError, ParetuneError, UsageError
 from search.coordinator import Coordinator, FleetMeans
 from search.delivery import deliver_ended
 from search.result import TrialCounts, TrialResult
@@ -118,7 +118,7 @@ class Service:
                 self._say(f"{record.name}: done")
         except SearchTakenError:
             self._say(f"{record.name}: another coordinator was quicker")
-        except UsageError as error:
+        except (UsageError, IntegrityError) as error:
             self._give_up(coordinator, record, str(error))
         except InfrastructureError as error:
             self._not_before[record.id] = time.monotonic() + RETRY_SECONDS

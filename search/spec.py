@@ -17,6 +17,7 @@ from evaluators.outcome import Constraint
 from search import units
 from search.interpreters import named_pythons, pythons_of_file
 from search.prices import named_price, priced_targets
+from workers.keeping import DEFAULT_CACHE_BYTES
 
 ENVIRONMENT_PREFIX = "PARETUNE_"
 DEFAULT_ACCURACY_DROP = 0.01
@@ -262,16 +263,9 @@ def read_config(config: Path) -> tuple[dict[str, Any], str | None]:
     Raises:
         UsageError: the file cannot be read, or has a name that is no setting.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"config file {config} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"config file {config} must hold settings such as 'latency_budget: 5ms', got {content!r}")
-    given = {str(name).replace("-", "_"): value for name, value in content.items()}
+    given = _content_of(config)
     home = given.pop("home", None)
+    _cache_size(given.pop("cache", None), f"config file {config}")
     backends = given.pop("backends", None)
     fields = _canonical(given, f"config file {config}")
     if backends is not None:
@@ -282,6 +276,49 @@ def read_config(config: Path) -> tuple[dict[str, Any], str | None]:
         except ValueError as error:
             raise UsageError(f"config file {config}: {error}") from None
     return fields, None if home is None else str(home)
+
+
+def load_cache_limit(given: str | None, config: Path | None = None) -> int | None:
+    """Return how many bytes the stage cache may take: as ``given``, else as the file says, else the default.
+
+    ``none`` means no limit.
+
+    Raises:
+        UsageError: a value or the file cannot be used.
+    """
+    if given is not None:
+        return _cache_size({"max_size": given}, "--cache-max-size")
+    return _cache_size(_content_of(config).get("cache") if config else None, f"config file {config}")
+
+
+def _cache_size(cache: Any, where: str) -> int | None:
+    """Return the size that the part ``cache`` of a file names: ``max_size: 20GB``, or ``none``."""
+    if cache is None:
+        return DEFAULT_CACHE_BYTES
+    if not isinstance(cache, dict) or set(map(str, cache)) - {"max_size", "max-size"} or len(cache) != 1:
+        raise UsageError(
+            f"{where}: 'cache' must say how large it may be, as in 'cache: {{max_size: 20GB}}', got {cache!r}"
+        )
+    (size,) = cache.values()
+    if size is None or str(size).strip().lower() == "none":
+        return None
+    try:
+        return 0 if str(size).strip() == "0" else units.size_bytes(size)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _content_of(config: Path) -> dict[str, Any]:
+    """Return what a YAML file holds, with underscores in the names."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"config file {config} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"config file {config} must hold settings such as 'latency_budget: 5ms', got {content!r}")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

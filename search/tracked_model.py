@@ -11,6 +11,7 @@ from evaluators.bundle import Manifest, read_manifest
 from evaluators.structure import Structure
 from search.result import SearchResult, TrialResult
 from search.tracked_trial import evidence_of, metrics_of, params_of
+from workers.sharing import Sharing
 
 SERVED_CODE = Path(__file__).with_name("served_model.py")
 
@@ -27,8 +28,7 @@ def log_bundle(
     """
     from mlflow.entities import LoggedModelStatus
 
-    bundle = Path(trial.bundle or "")
-    bundle = bundle if bundle.is_absolute() else Path(result.home) / bundle
+    bundle = Sharing.of(Path(result.home)).bundle(trial.bundle or "")
     manifest = read_manifest(bundle)
     tags = evidence_of(trial, result) | {"paretune.bundle": manifest.digest}
     known = models_of(client, experiment, f"tags.`paretune.trial` = '{result.search}/{trial.number}'")

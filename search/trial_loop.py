@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from evaluators.candidate import Candidate
 from evaluators.errors import IllegalCandidateError
@@ -190,7 +189,7 @@ class TrialLoop:
 
     def _rejudged(self, outcome: Outcome, gates: bool) -> Outcome | None:
         """Return an earlier outcome under this search's limits, or None where it does not say enough about them."""
-        if outcome.bundle is None or not Path(outcome.bundle).is_dir():
+        if outcome.bundle is None or not self._session.supervisor.has_bundle(outcome.bundle):
             return None
         if outcome.evidence.latency is not None and not outcome.evidence.latency.clean:
             return None

@@ -11,11 +11,13 @@ from evaluators.jobs import MeasureJob, SealedJob
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.target import device_of, devices_of
 from workers.deaths import outcome_of_death
+from workers.in_use import using
 from workers.lease import Cancellation, wait_for
 from workers.locks import device_lock
 from workers.sandbox import Sandbox
 from workers.settings import TrialSettings
 from workers.supervisor import device_environment, job_environment
+from workers.uploads import bring_workload
 
 
 class Certifier:
@@ -56,11 +58,12 @@ class Certifier:
         return self._run(job, label, manifest, settings)
 
     def _run(self, job: MeasureJob | SealedJob, label: str, manifest: Manifest, settings: TrialSettings) -> Outcome:
+        bring_workload(job.profile.reference, self._home)
         target = manifest.candidate.target
         device = self._device or next(iter(devices_of(target)), f"{device_of(target)}:0")
         env = job_environment(self._home, manifest.candidate.runtime.threads) | device_environment(device)
         folder = self._home / "jobs" / "promotions" / label / job.job
-        with device_lock(device, folder=self._locks, wait=partial(wait_for, self._cancel)) as held:
+        with device_lock(device, folder=self._locks, wait=partial(wait_for, self._cancel)) as held, using(self._home):
             if not held:
                 return _failed("the promotion was cancelled")
             ended = self._sandbox.run(

@@ -6,10 +6,11 @@ late or twice, and a worker that lost its lease, change nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from sqlalchemy import URL, delete, func, insert, or_, select, update
@@ -21,7 +22,7 @@ from evaluators.profile import WorkloadProfile
 from workers.comparisons import Comparisons
 from workers.coordination import Coordination
 from workers.database import Database, lasting
-from workers.promotions import Promotions
+from workers.promotions import Promotions, certificates
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
 from workers.registered import Workers
 from workers.tables import coordination, outbox, searches, trial_settings, trials
@@ -196,6 +197,15 @@ class Ledger(Trials, Workers, Coordination, Comparisons, Promotions):
             changed = connection.execute(change).rowcount
         if not changed:
             raise UsageError(f"there is no search {search_id!r}")
+
+    @lasting
+    def named_bundles(self) -> frozenset[str]:
+        """Return the bundles that a trial or a certificate names, each as ``BACKEND/NAME``."""
+        with self._database.reading() as connection:
+            texts = [*connection.scalars(select(trials.c.outcome).where(trials.c.outcome.is_not(None))),
+                     *connection.scalars(select(certificates.c.certificate))]  # fmt: skip
+        named = (json.loads(text).get("bundle") for text in texts)
+        return frozenset("/".join(PurePath(bundle).parts[-2:]) for bundle in named if bundle)
 
     @lasting
     def pending(self, search_id: str | None = None) -> tuple[OutboxRecord, ...]:

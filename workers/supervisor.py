@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from evaluators.errors import InfrastructureError
+from evaluators.errors import InfrastructureError, UploadRefusedError
 from evaluators.interpreter import Interpreter, this_interpreter
 from evaluators.jobs import (
     CompareJob,
@@ -26,14 +26,20 @@ from evaluators.jobs import (
 )
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.target import device_of, devices_of
+from evaluators.workload import UNPACKED
 from workers.deaths import outcome_of_death
+from workers.eviction import hold_limit
+from workers.in_use import using
 from workers.interpreters import Interpreters
+from workers.keeping import Keeping
 from workers.lease import Cancellation, Heartbeat, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.locks import device_lock
 from workers.records import TrialRecord
 from workers.sandbox import AnyJob, Sandbox, SandboxResult
 from workers.settings import TrialSettings
+from workers.sharing import Sharing, topics
+from workers.uploads import bring_workload, unpacked_folder
 
 # What is left to a measurement whose preparation has used up the trial's time: enough to say so.
 _LEAST_SECONDS = 1.0
@@ -53,11 +59,14 @@ class Supervisor:
             candidate's target unless told.
         locks: folder of the device locks, the user's own unless told.
         interpreters: the backends that live in an interpreter of their own: their jobs run there.
+        keeping: how large the cache of the home may be, and whether uploaded workloads are run.
+        say: told of what happens beside the trial, such as that the shared store cannot be reached.
     """
 
     def __init__(
         self, ledger: Ledger, sandbox: Sandbox, home: Path, *, owner: str | None = None, device: str | None = None,
-        locks: Path | None = None, interpreters: Interpreters | None = None,
+        locks: Path | None = None, interpreters: Interpreters | None = None, keeping: Keeping | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._sandbox = sandbox
@@ -66,6 +75,12 @@ class Supervisor:
         self._device = device
         self._locks = locks
         self._interpreters = interpreters or Interpreters()
+        self._keeping = keeping or Keeping()
+        self._sharing = Sharing.of(self._home, say)
+
+    def has_bundle(self, reference: str) -> bool:
+        """Whether the bundle that an outcome names is in this home, or can be fetched from the store that it shares."""
+        return self._sharing.has_bundle(reference)
 
     def run(
         self, trial_id: str, attempt: int, settings: TrialSettings, *, cancel: Sequence[Cancellation] = ()
@@ -86,8 +101,10 @@ class Supervisor:
             return None
         try:
             with Heartbeat(self._ledger, *lease, settings.lease_seconds) as heartbeat:
-                trial = self._ledger.trial(trial_id)
-                outcome = self._evaluate(trial, attempt, settings, (*cancel, heartbeat.lost))
+                with using(self._home):
+                    trial = self._ledger.trial(trial_id)
+                    outcome = self._evaluate(trial, attempt, settings, (*cancel, heartbeat.lost))
+                hold_limit(self._home, self._keeping.cache_limit_bytes)
             if outcome is not None and self._is_disturbed(trial_id, outcome):
                 self._ledger.release(*lease, how="disturbed")
                 self._stop_where_it_lasts(outcome)
@@ -118,14 +135,18 @@ class Supervisor:
             What was found, or why it could not be; None where ``cancel`` was set.
 
         Raises:
-            InfrastructureError: the sandbox failed.
+            InfrastructureError: the sandbox or the shared store failed.
+            UsageError: a bundle or the workload is not here, and the store does not have it.
+            IntegrityError: what the store has of a bundle is damaged.
         """
-        job = CompareJob(bundles=tuple(bundles), profile=settings.profile, home=str(self._home), seconds=seconds,
+        bring_workload(settings.profile.reference, self._home, allowed=self._keeping.uploads)
+        here = tuple(str(self._sharing.bundle(bundle)) for bundle in bundles)
+        job = CompareJob(bundles=here, profile=settings.profile, home=str(self._home), seconds=seconds,
                          protocol=settings.protocol, seed=settings.seed,
                          interpreters=self._interpreters.starting())  # fmt: skip
         device = self._device_for(target)
         env = job_environment(self._home, 1) | device_environment(device)
-        with device_lock(device, folder=self._locks, wait=partial(wait_for, cancel)) as held:
+        with device_lock(device, folder=self._locks, wait=partial(wait_for, cancel)) as held, using(self._home):
             if not held:
                 return None
             ended = self._sandbox.run(
@@ -142,6 +163,29 @@ class Supervisor:
     def _evaluate(
         self, trial: TrialRecord, attempt: int, settings: TrialSettings, cancel: Sequence[Cancellation]
     ) -> Outcome | None:
+        """Have what the trial needs in this home, run its jobs, and give what they made to those who share it."""
+        noted_at = topics(trial.candidate, settings.profile, settings.seed)
+        nothing = Prepared(bundle="", stage_seconds={})
+        try:
+            bring_workload(settings.profile.reference, self._home, allowed=self._keeping.uploads)
+        except UploadRefusedError as error:
+            refused = Failure(kind=FailureKind.REFUSED, stage="start", reason=str(error))
+            return self._complete(trial, Outcome(kind="failed", failure=refused), nothing, "start")
+        self._sharing.fetch_stages(noted_at)
+        found, earlier, stage = self._run_jobs(trial, attempt, settings, cancel)
+        outcome = self._complete(trial, found, earlier, stage)
+        if outcome is None:
+            return None
+        self._sharing.give_stages(earlier.entries, noted_at)
+        if outcome.bundle is None:
+            return outcome
+        kept = self._sharing.keep_bundle(outcome.bundle, partial(wait_for, cancel))
+        return outcome.model_copy(update={"bundle": kept})
+
+    def _run_jobs(
+        self, trial: TrialRecord, attempt: int, settings: TrialSettings, cancel: Sequence[Cancellation]
+    ) -> tuple[_Answer, Prepared, str]:
+        """Run the jobs of a trial; return the last answer, what those before it took and made, and its stage."""
         folder = self._home / "jobs" / trial.search_id / f"{trial.number}-{attempt}"
         device = self._device_for(trial.candidate.target)
         holds = device == "cpu" if settings.prepare_holds_device is None else settings.prepare_holds_device
@@ -163,24 +207,24 @@ class Supervisor:
                 left_s -= ended.seconds
                 return None if ended.cancelled else _answer(ended, settings)
 
-            if holds and not hold_device():
-                return None
             earlier, sourced = Prepared(bundle="", stage_seconds={}), None
+            if holds and not hold_device():
+                return None, earlier, "prepare"
             if interpreter is not None:
                 # What needs the user's model alone is made here, as for all other trials.
                 found = run(_source_job(trial, settings, self._home), _all_cores(), None)
                 if not isinstance(found, Sourced):
-                    return self._complete(trial, found, earlier, "source")
+                    return found, earlier, "source"
                 sourced, earlier = found, _added(earlier, found)
             found = run(_prepare_job(trial, settings, self._home, sourced), _all_cores(), interpreter)
             if not isinstance(found, Prepared):
-                return self._complete(trial, found, earlier, "prepare")
+                return found, earlier, "prepare"
             prepared, earlier = found, _added(earlier, found)
             if not holds and not hold_device():
-                return None
+                return None, earlier, "measure"
             job = _measure_job(trial, prepared, settings, self._home, sourced)
             found = run(job, trial.candidate.runtime.threads, interpreter)
-            return self._complete(trial, found, earlier, "measure")
+            return found, earlier, "measure"
 
     def _is_disturbed(self, trial_id: str, outcome: Outcome) -> bool:
         """Whether the machine ended an attempt, not the candidate, as far as one can tell: it was the first time."""
@@ -219,6 +263,7 @@ def _added(earlier: Prepared, found: Sourced | Prepared) -> Prepared:
         bundle=found.bundle if isinstance(found, Prepared) else earlier.bundle,
         stage_seconds=_summed(earlier.stage_seconds, found.stage_seconds),
         cached_stages=earlier.cached_stages + found.cached_stages,
+        entries=earlier.entries | found.entries,
     )
 
 
@@ -235,6 +280,7 @@ def run_profile(
     timeout_s: float = 600.0,
     memory_limit_bytes: int | None = None,
     cancel: Sequence[Cancellation] = (),
+    uploads: bool = True,
 ) -> JobResult | None:
     """Read the facts of a workload in a process of its own.
 
@@ -243,8 +289,10 @@ def run_profile(
 
     Raises:
         InfrastructureError: the process could not be started, or the home cannot be written to.
+        UploadRefusedError: the workload was uploaded, and ``uploads`` are not allowed or its archive is not there.
     """
     home = home.resolve()
+    bring_workload(workload, home, allowed=uploads)
     job = ProfileJob(workload=workload, home=str(home), seed=seed)
     jobs = home / "jobs"
     try:
@@ -253,7 +301,10 @@ def run_profile(
     except OSError as error:
         raise InfrastructureError(f"the folder {jobs} cannot be used: {error}") from error
     env = job_environment(home, _all_cores())
-    ended = sandbox.run(job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel)
+    with using(home):
+        ended = sandbox.run(
+            job, folder, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes, env=env, cancel=cancel
+        )
     if ended.cancelled:
         return None
     return ended.result or JobResult(outcome=outcome_of_death(ended))
@@ -268,6 +319,7 @@ def job_environment(home: Path, threads: int) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": count,
         "NUMEXPR_NUM_THREADS": count,
         "VECLIB_MAXIMUM_THREADS": count,
+        UNPACKED: str(unpacked_folder(home)),
         "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "inductor"),
         # A pool of compilers would outlive the limits of its job and disturb measurements.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",

@@ -10,9 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from evaluators.capabilities import Capabilities
-from evaluators.errors import InfrastructureError
+from evaluators.errors import InfrastructureError, IntegrityError, UsageError
+from evaluators.jobs import Comparison
+from evaluators.outcome import Failure, FailureKind
 from evaluators.target import devices_of
 from workers.interpreters import Interpreters
+from workers.keeping import Keeping
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.records import ComparisonRecord, TrialRecord
@@ -45,13 +48,15 @@ class Worker:
     Args:
         ledger: where it registers, and where trials are claimed and finished.
         sandbox: where their jobs run.
-        home: folder for bundles, caches and job logs; all workers of a ledger see it under the same path.
+        home: folder for bundles, caches and job logs; the workers of a ledger see it under the same path, or have homes
+            of their own that share a store.
         capabilities: the target that it serves, and what this machine can run on it.
         name: what people call it, unless told the name of the host and the target.
         device: which of the machine's devices, ``cuda:1``; the first one of the target unless told.
         search_id: the one search that it works for; every running search unless told.
         locks: folder of the device locks, the user's own unless told.
         interpreters: the backends that live in an interpreter of their own.
+        keeping: how large the cache of the home may be, and whether uploaded workloads are run.
         say: told what it does, in words.
         alive: called every few seconds, after the ledger was told that it is there.
     """
@@ -68,6 +73,7 @@ class Worker:
         search_id: str | None = None,
         locks: Path | None = None,
         interpreters: Interpreters | None = None,
+        keeping: Keeping | None = None,
         say: Callable[[str], None] = lambda text: None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
@@ -79,7 +85,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{self.target.name}"
         self._finished = 0
         self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks,
-                                      interpreters=interpreters)  # fmt: skip
+                                      interpreters=interpreters, keeping=keeping, say=say)  # fmt: skip
 
     def run(self, drain: Cancellation, abort: Cancellation, hear: Hear | None = None) -> int:
         """Work until ``drain`` is set, and the trial in progress has ended; ``abort`` gives that back at once.
@@ -172,10 +178,12 @@ class Worker:
 
         try:
             with Repeated(keep, WATCH_SECONDS, f"keep {comparison.id}"):
-                answer = self._supervisor.compare(
+                answer: Comparison | Failure | None = self._supervisor.compare(
                     comparison.search_id, comparison.bundles, settings.on(self.target), comparison.seconds,
                     target=self.target.name, cancel=(abort, lost),
                 )  # fmt: skip
+        except (UsageError, IntegrityError) as error:  # a bundle that another home built cannot be had
+            answer = Failure(kind=FailureKind.ERROR, stage="compare", reason=str(error))
         except BaseException:
             with suppress(InfrastructureError):
                 self._ledger.release_comparison(comparison.id, attempt)

@@ -7,6 +7,7 @@ run here. docs/bundles.md describes the format and what is refused.
 from __future__ import annotations
 
 from evaluators.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Preprocessing
+from evaluators.bundle.names import bundle_name, is_named_after
 from evaluators.bundle.opening import open_bundle, read_manifest, size_bytes, write_manifest
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "Manifest",
     "Preprocessing",
+    "bundle_name",
+    "is_named_after",
     "open_bundle",
     "read_manifest",
     "size_bytes",

@@ -6,6 +6,18 @@ import unicodedata
 from collections.abc import Sequence
 
 MOST_NAME_BYTES, MOST_PATH_BYTES, MOST_PARTS = 200, 1000, 12
+DIGEST_DIGITS = 32
+"""So many digits of its digest are in the name of a bundle: nobody makes another bundle of the same name."""
+
+
+def bundle_name(candidate_hash: str, digest: str) -> str:
+    """Return the name of a bundle's folder: what was asked for, and what it is."""
+    return f"{candidate_hash}-{digest[:DIGEST_DIGITS]}"
+
+
+def is_named_after(name: str, digest: str) -> bool:
+    """Whether a bundle of this digest is the one that is called ``name``."""
+    return name.rpartition("-")[2] == digest[:DIGEST_DIGITS]
 
 
 def why_not_a_name(names: Sequence[str]) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from evaluators.bundle import Manifest, Preprocessing, read_manifest, write_manifest
+from evaluators.bundle import MANIFEST, Manifest, Preprocessing, bundle_name, read_manifest, write_manifest
 from evaluators.cache import ENTRY, Entry, StageCache, copy_file
 from evaluators.candidate import Candidate
 from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
@@ -53,7 +54,8 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
     if job.sourced is None:
         with clock.stage("reference"):
             reference_outputs(workload, profile, candidate.batch_size, cache)
-    return Prepared(bundle=str(bundle), stage_seconds=clock.seconds, cached_stages=tuple(clock.cached))
+    return Prepared(bundle=str(bundle), stage_seconds=clock.seconds, cached_stages=tuple(clock.cached),
+                    entries=cache.used)  # fmt: skip
 
 
 def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, clock: StageClock) -> Entry:
@@ -69,7 +71,7 @@ def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, cl
     data = [source.profile.data_digests["calibration"], source.profile.inputs.to_json()]
     versions = versions_with(*quantizer.requires, *find_backend(candidate.backend).requires)
     key = digest(["quantize", source.digest, source.profile.model_digest, facts, data, versions])
-    return clock.noted(cache.get_or_make(key, make), "quantize")
+    return clock.noted(cache.get_or_make(key, make, "quantize"), "quantize")
 
 
 def _built(
@@ -93,7 +95,7 @@ def _built(
     versions = versions_with(*backend.requires)
     key = digest(["build", quantized.digest, source.digest, source.profile.model_digest, facts, versions,
                   source.target.fingerprint])  # fmt: skip
-    entry = clock.noted(cache.get_or_make(key, make), "build")
+    entry = clock.noted(cache.get_or_make(key, make, "build"), "build")
     counts = _counted(source, cache)
     bundles = home / "bundles" / candidate.backend
     return _assembled(entry, workload, source, candidate, bundles, versions, counts)
@@ -107,7 +109,8 @@ def _counted(source: StagedSource, cache: StageCache) -> dict[str, int | None]:
         counts = {"parameters": _parameters(module), "flops": count_flops(module, source.example(1))}
         (folder / "counts.json").write_text(json.dumps(counts))
 
-    entry = cache.get_or_make(digest(["counts", source.digest, source.profile.model_digest, versions_with()]), make)
+    key = digest(["counts", source.digest, source.profile.model_digest, versions_with()])
+    entry = cache.get_or_make(key, make, "counts")
     counts: dict[str, int | None] = json.loads((entry.folder / "counts.json").read_text())
     return counts
 
@@ -116,9 +119,11 @@ def _assembled(
     entry: Entry, workload: Workload, source: StagedSource, candidate: Candidate, bundles: Path,
     versions: dict[str, str], counts: dict[str, int | None],
 ) -> Path:  # fmt: skip
-    """Make the bundle's folder: the built files and the manifest. One that is the same already is left as it is."""
+    """Make the bundle's folder: the built files and the manifest. One that is the same already is left as it is.
+
+    Its name ends in its digest, so that whoever is given it under this name elsewhere can tell that it is the one.
+    """
     profile = source.profile
-    bundle = bundles / f"{candidate.hash}-{entry.digest[:12]}"
     bundles.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=bundles))
     try:
@@ -133,8 +138,10 @@ def _assembled(
             environment=versions, target_fingerprint=source.target.fingerprint, licences=dict(workload.licences),
             preprocessing=preprocessing, **counts,
         )  # fmt: skip
+        bundle = bundles / bundle_name(candidate.hash, made.digest)
         if bundle.exists():
             if _is_already(bundle, made):
+                os.utime(bundle / MANIFEST)  # in use, for those who evict what is not
                 return bundle
             shutil.rmtree(bundle)
         temporary.rename(bundle)

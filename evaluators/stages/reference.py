@@ -68,7 +68,7 @@ def agreement_outputs(
 def _kept(cache: StageCache, facts: list[Any], make: Callable[[Path], None], versions: Versions) -> Entry:
     """Return the entry of these facts: made here, or by the interpreter that has these ``versions``."""
     if versions is None:
-        return cache.get_or_make(digest([*facts, environment(), probe_processor().name]), make)
+        return cache.get_or_make(digest([*facts, environment(), probe_processor().name]), make, str(facts[0]))
     key = digest([*facts, dict(versions), probe_processor().name])
     return cache.get(key, f"what the original model answers ({facts[0]})")
 

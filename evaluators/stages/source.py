@@ -61,7 +61,7 @@ class StagedSource(SourceModel):
             export_onnx(torch.export.load(self.exported()), self.profile, folder / ONNX)
 
         key = self._key("onnx", environment("onnx", "onnxscript"))
-        return self._cache.get_or_make(key, make).folder / ONNX
+        return self._cache.get_or_make(key, make, "onnx").folder / ONNX
 
     @cached_property
     def _calibration(self) -> Any:
@@ -77,7 +77,7 @@ class StagedSource(SourceModel):
             program = export_program(self.module(), example, self.profile, self.batch_size)
             torch.export.save(program, folder / EXPORTED)
 
-        return self._cache.get_or_make(self._key("export", environment()), make)
+        return self._cache.get_or_make(self._key("export", environment()), make, "export")
 
     def _key(self, stage: str, versions: dict[str, str]) -> str:
         facts = [self.profile.inputs.to_json(), self.profile.outputs.to_json(), self.batch_size]

@@ -40,7 +40,7 @@ def source(job: SourceJob, clock: StageClock) -> Sourced:
         validation_digest = profile.data_digests["validation"]
         original_scores(workload, profile.outputs, profile.fingerprint, validation_digest, home)
     return Sourced(weights=weights.key, versions=environment(), stage_seconds=clock.seconds,
-                   cached_stages=tuple(clock.cached))  # fmt: skip
+                   cached_stages=tuple(clock.cached), entries=cache.used)  # fmt: skip
 
 
 def source_weights(
@@ -76,7 +76,7 @@ def _pruned(
     recipe = [pruning.structure, pruning.amount, pruning.knobs]
     data = profile.data_digests["calibration"]
     key = digest(["prune", profile.model_digest, data, recipe, versions_with("torch-pruning")])
-    return clock.noted(cache.get_or_make(key, make), "prune")
+    return clock.noted(cache.get_or_make(key, make, "prune"), "prune")
 
 
 def _recovered(
@@ -99,4 +99,4 @@ def _recovered(
     data = profile.data_digests.get("train", profile.data_digests["calibration"])
     teacher_and_loss = [profile.model_digest, profile.metric_digest]
     key = digest(["recover", pruned.digest, teacher_and_loss, data, steps, seed, versions_with()])
-    return clock.noted(cache.get_or_make(key, make), "recover")
+    return clock.noted(cache.get_or_make(key, make, "recover"), "recover")

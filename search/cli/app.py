@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, bundle, explaining, fleet, promoting, results, running, ui
+from search.cli import before, bundle, cache, explaining, fleet, promoting, results, running, ui
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -96,6 +96,7 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         "paretune worker --home /shared/paretune\n\n"
         "paretune worker --home /shared/paretune --target cuda-sm90 --device cuda:1\n\n"
         "paretune worker --home /shared/paretune --fleet postgresql://paretune@db/paretune --broker redis://queue/0\n\n"
+        "paretune worker --home ~/worker --fleet postgresql://paretune@db/paretune --store s3://bucket/paretune\n\n"
         "SIGTERM: the trial in progress is finished, then it leaves. SIGQUIT or Ctrl-C: that one is queued again.",
     ),
     (
@@ -109,3 +110,4 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
 for command, examples in COMMANDS:
     app.command(epilog=examples)(command)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(cache.app, name="cache")

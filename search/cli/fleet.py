@@ -29,26 +29,33 @@ def worker(
     name: Annotated[str | None, typer.Option("--name", metavar="WORKER", help="what people call this worker")] = None,
     fleet: options.Fleet = None,
     broker: options.Broker = None,
+    store: options.Store = None,
+    no_uploads: options.NoUploads = False,
+    cache_max_size: options.CacheMaxSize = None,
     backend_python: options.BackendPython = None,
     alive: options.Alive = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
 ) -> Reply:
-    """Run the trials that searches of a shared home queue for a target of this machine."""
+    """Run the trials that searches of a fleet, or of a shared home, queue for a target of this machine."""
     from search import api
 
-    _join(home, fleet)
+    _join(home, fleet, store)
+    keeping = options.keeping_of(cache_max_size, config, no_uploads)
     pythons = options.pythons_of(backend_python, config)
     with _switches() as (drain, abort):
         report = api.work(home, target=target, device=device, name=name, broker=broker, say=note,
-                          backend_python=pythons, drain=drain, abort=abort, alive=alive)  # fmt: skip
+                          backend_python=pythons, keeping=keeping, drain=drain, abort=abort,
+                          alive=alive)  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 
 def coordinator(
     fleet: options.Fleet = None,
     broker: options.Broker = None,
+    store: options.Store = None,
+    no_uploads: options.NoUploads = False,
     mlflow: options.MlflowServer = None,
     alive: options.Alive = None,
     json: options.Json = False,
@@ -57,16 +64,19 @@ def coordinator(
 ) -> Reply:
     """Coordinate the searches that are left to a fleet, until it is stopped; any number may run."""
     from search import fleet_api
+    from workers.keeping import Keeping
 
-    _join(home, fleet)
+    _join(home, fleet, store)
     options.keep_runs_on(mlflow, home)
     with _switches() as (drain, _):
-        report = fleet_api.coordinate(home, broker=broker, say=note, leave=drain, alive=alive)
+        report = fleet_api.coordinate(home, broker=broker, say=note, leave=drain, alive=alive,
+                                      keeping=Keeping(uploads=not no_uploads))  # fmt: skip
     return Reply(report.to_json(), lambda: f"the coordinator has left; {report.coordinated} searches came to their end")
 
 
 def fleet(
     fleet: options.Fleet = None,
+    store: options.Store = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -75,16 +85,16 @@ def fleet(
     from search import fleet_api
     from search.cli import fleet_view
 
-    _join(home, fleet)
+    _join(home, fleet, store)
     report = fleet_api.fleet(options.existing(home))
     return Reply(report.to_json(), lambda: fleet_view.fleet(report))
 
 
-def _join(home: Path, url: str | None) -> None:
-    if url is not None:
+def _join(home: Path, url: str | None, store: str | None) -> None:
+    if url is not None or store is not None:
         from search.fleet_api import fleet_of
 
-        fleet_of(home, url)
+        fleet_of(home, url, store)
 
 
 @contextmanager

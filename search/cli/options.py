@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from search.spec import SearchSpec
+    from workers.keeping import Keeping
 
 LIMITS, SPACE, SPENDING, FLEET = "Limits and goal", "Space", "What may be spent", "Fleet"
 _LISTS = ("target", "backend", "batch_size")
@@ -66,7 +67,7 @@ HomeConfig = Annotated[
     Path | None,
     typer.Option(
         "--config", metavar="FILE", is_eager=True, callback=_with_home,
-        help="YAML file of settings, of which this command takes 'home' and 'backends'",
+        help="YAML file of settings, of which this command takes 'home', 'backends' and 'cache'",
     ),
 ]  # fmt: skip
 
@@ -94,6 +95,28 @@ Broker = Annotated[
     typer.Option(
         "--broker", metavar="URL", envvar="PARETUNE_BROKER", rich_help_panel=FLEET,
         help="Redis that tells workers of new trials, such as redis://host:6379/0; without it they look by themselves",
+    ),
+]  # fmt: skip
+
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="URL", envvar="PARETUNE_STORE", rich_help_panel=FLEET,
+        help="directory or s3://bucket/folder that homes share; the home keeps it in mind",
+    ),
+]  # fmt: skip
+NoUploads = Annotated[
+    bool,
+    typer.Option(
+        "--no-uploads", metavar="", envvar="PARETUNE_NO_UPLOADS", rich_help_panel=FLEET,
+        help="refuse workloads that were uploaded",
+    ),
+]  # fmt: skip
+CacheMaxSize = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-max-size", metavar="SIZE", envvar="PARETUNE_CACHE_MAX_SIZE", rich_help_panel=SPENDING,
+        help="size of the stage cache, or none (default 20GB)",
     ),
 ]  # fmt: skip
 
@@ -163,6 +186,18 @@ def keep_runs_on(server: str | None, home: Path) -> None:
         from search.tracking_server import use_tracking_server
 
         use_tracking_server(home, server)
+
+
+def keeping_of(cache_max_size: str | None, config: Path | None, no_uploads: bool = False) -> Keeping:
+    """Return how a process treats its home, from the flags, the environment and the file.
+
+    Raises:
+        UsageError: a value or the file cannot be used.
+    """
+    from search.spec import load_cache_limit
+    from workers.keeping import Keeping
+
+    return Keeping(cache_limit_bytes=load_cache_limit(cache_max_size, config), uploads=not no_uploads)
 
 
 def existing(home: Path) -> Path:

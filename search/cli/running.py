@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -80,8 +80,19 @@ def search(
     seed: Annotated[int | None, typer.Option(metavar="N", help="seed of the sampler (default 0)")] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="name to find the search by")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="show the plan, run nothing")] = False,
+    cache_max_size: options.CacheMaxSize = None,
     fleet: options.Fleet = None,
     mlflow: options.MlflowServer = None,
+    store: options.Store = None,
+    workload_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="path|upload",
+            rich_help_panel=FLEET,
+            help="whether machines see the workload's path, or its folder is uploaded (default: if there is a store)",
+        ),
+    ] = None,
+    no_uploads: options.NoUploads = False,
     weight: Annotated[
         float | None, typer.Option(metavar="X", help="share of the fleet (default 1)", rich_help_panel=FLEET)
     ] = None,
@@ -101,6 +112,7 @@ def search(
     """Search the joint space for the best models within the limits."""
     from evaluators.errors import UsageError
     from search import api
+    from search.fleet_api import fleet_of
     from workers.ledger import joined_fleet
 
     spec = options.spec_of(context, config)
@@ -109,16 +121,20 @@ def search(
     options.keep_runs_on(mlflow, home)
     asked = {"weight": weight, "priority": priority, "most_at_once": most_at_once}
     share = {name: value for name, value in asked.items() if value is not None}
-    if fleet is not None or joined_fleet(home):
-        return _submitted(spec, home, fleet, share, detach)
-    if detach or share:
-        raise UsageError("--detach, --weight, --priority and --most-at-once are for a fleet; name it with --fleet URL")
+    keeping = options.keeping_of(cache_max_size, config, no_uploads)
+    joined = fleet_of(home, fleet, store) if fleet or store else joined_fleet(home)
+    if joined is not None:
+        how = {"workload_from": workload_from, "uploads": keeping.uploads}
+        return _submitted(spec, home, share, how, detach)
+    if detach or share or workload_from:
+        raise UsageError("--detach, --weight, --priority, --most-at-once and --workload-from are for a fleet; name it "
+                         "with --fleet URL")  # fmt: skip
     with _progress(spec) as progress:
-        result = api.run_spec(spec, home, progress)
+        result = api.run_spec(spec, home, progress, keeping)
     return _finished(result)
 
 
-def _submitted(spec: SearchSpec, home: Path, url: str | None, share: dict[str, float], detach: bool) -> Reply:
+def _submitted(spec: SearchSpec, home: Path, share: dict[str, float], how: dict[str, Any], detach: bool) -> Reply:
     """Leave a search to a fleet, and show it until it is over; Ctrl-C stops looking on, not the search."""
     from pydantic import ValidationError
 
@@ -130,8 +146,7 @@ def _submitted(spec: SearchSpec, home: Path, url: str | None, share: dict[str, f
     except ValidationError as error:
         told = error.errors()[0]
         raise UsageError(f"--{str(told['loc'][0]).replace('_', '-')}: {told['msg']} (got {told['input']})") from None
-    fleet_api.fleet_of(home, url)
-    record = fleet_api.submit(spec, home, granted)
+    record = fleet_api.submit(spec, home, granted, **how)
     if detach:
         left = {"search": record.id, "name": record.name, "submitted": True}
         return Reply(left, lambda: f"{record.name} is left to the fleet; paretune status {record.name} shows it")
@@ -145,6 +160,7 @@ def _submitted(spec: SearchSpec, home: Path, url: str | None, share: dict[str, f
 
 def resume(
     search: options.Search,
+    cache_max_size: options.CacheMaxSize = None,
     backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
@@ -155,7 +171,7 @@ def resume(
 
     pythons = options.pythons_of(backend_python, config)
     with _progress(api.status(search, options.existing(home)).spec) as progress:
-        result = api.resume(search, home, progress, pythons)
+        result = api.resume(search, home, progress, pythons, options.keeping_of(cache_max_size, config))
     return _finished(result)
 
 

@@ -29,6 +29,7 @@ from workers.ledger import Ledger
 from workers.locks import registry_lock
 from workers.records import SearchRecord
 from workers.settings import TrialSettings
+from workers.sharing import Sharing
 
 Say = Callable[[str], None]
 
@@ -228,9 +229,13 @@ def certify(
 
 
 def bundle_of(trial: TrialResult, home: Path) -> Path:
-    """Return the folder of a trial's bundle."""
-    folder = Path(trial.bundle or "")
-    return folder if folder.is_absolute() else home / folder
+    """Return the folder of a trial's bundle, fetched where another home of the fleet built it.
+
+    Raises:
+        UsageError: it is neither here nor in the store that the home shares.
+        IntegrityError: what is in the store is not what was built.
+    """
+    return Sharing.of(home).bundle(trial.bundle or "")
 
 
 def settings_for(record: SearchRecord, profile: WorkloadProfile, target: str) -> TrialSettings:

@@ -17,6 +17,7 @@ from search.coordinator import FleetMeans
 from search.service import Service
 from tests.faults.sleeping import GPU, SMALL, TARGET, SleepingSandbox
 from tests.search.factories import a_spec
+from workers.keeping import Keeping
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.records import SearchRecord
@@ -24,6 +25,7 @@ from workers.settings import TrialSettings
 
 RING_AGAIN_SECONDS = 1.0
 LEASE_SECONDS = 60.0
+WORKLOAD = "examples/images/workload.py:workload"
 
 
 class NoProjection:
@@ -45,10 +47,12 @@ class NoProjection:
 
 
 def submit(
-    ledger: Ledger, trials: int = 10, *, name: str | None = None, spec: dict[str, Any] | None = None, **share: Any
-) -> SearchRecord:
+    ledger: Ledger, trials: int = 10, *, name: str | None = None, workload: str = WORKLOAD,
+    spec: dict[str, Any] | None = None, **share: Any,
+) -> SearchRecord:  # fmt: skip
     """Leave a search of so many sleeping trials to the fleet; none is answered by an earlier one."""
-    wanted = {"target": TARGET, "backend": "eager", "batch_size": "1,2,4", "threads": 1, "trials": trials, "name": name}
+    wanted = {"workload": workload, "target": TARGET, "backend": "eager", "batch_size": "1,2,4", "threads": 1,
+              "trials": trials, "name": name}  # fmt: skip
     made = a_spec(**(wanted | (spec or {})))
     record = ledger.create_search(made.workload, made.to_json(), name=name)
     ledger.submit(record.id, **share)
@@ -70,13 +74,14 @@ def submit_sizes(ledger: Ledger, sizes: int, **spec: Any) -> SearchRecord:
 
 @contextmanager
 def coordinating(
-    ledger: Ledger, home: Path, bell: Any, *, mlflow: bool = False, lease_seconds: float = LEASE_SECONDS
-) -> Iterator[Service]:
+    ledger: Ledger, home: Path, bell: Any, keeping: Keeping | None = None, *, mlflow: bool = False,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Iterator[Service]:  # fmt: skip
     """Coordinate in a thread for the block; only if told so with MLflow and the report.
 
     Trials that nobody renews for ``lease_seconds`` are given to others.
     """
-    means = FleetMeans(SleepingSandbox(), Cancellation(), bell, RING_AGAIN_SECONDS)
+    means = FleetMeans(SleepingSandbox(), Cancellation(), bell, RING_AGAIN_SECONDS, keeping or Keeping())
     service = Service(ledger, home, means, lambda text: print(text, flush=True))
     thread = threading.Thread(target=service.run, name="service")
     with pytest.MonkeyPatch.context() as patch:

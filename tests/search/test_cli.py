@@ -37,6 +37,7 @@ from search.cli.app import app
 from search.cli.output import console
 from search.spec import SearchSpec
 from tests.search.factories import a_profile, a_result, a_search, a_spec, a_target, a_trial
+from workers.keeping import Keeping
 
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
@@ -193,7 +194,7 @@ def test_search_passes_every_flag_on(run: Run, api: FakeApi, tmp_path: Path) -> 
     )
     run(*shlex.split(given))
 
-    (called, spec, home, _) = api.asked[-1]
+    (called, spec, home, *_) = api.asked[-1]
     assert (called, home) == ("run_spec", tmp_path / ".paretune")
     assert spec == SearchSpec(
         workload=WORKLOAD, latency_budget_ms=5, max_accuracy_drop=0.02, min_accuracy=0.9, max_size_bytes=10**6,
@@ -213,7 +214,7 @@ def test_flag_beats_environment_beats_file(
 
     run("search", "--config", "search.yaml", "--trials", "3")
 
-    ((_, spec, home, _),) = api.asked
+    ((_, spec, home, *_),) = api.asked
     assert (spec.workload, spec.trials, spec.seed, spec.latency_budget_ms) == (WORKLOAD, 3, 2, 1.0)
     assert home == tmp_path / "elsewhere"
 
@@ -529,10 +530,12 @@ def test_doctor_shows_every_target_and_what_could_not_be_asked(run: Run, api: Fa
 def test_a_worker_is_told_what_to_serve_and_tells_what_it_did(run: Run, api: FakeApi, tmp_path: Path) -> None:
     api.answer = WorkerReport(worker="left", target="cuda-sm90", device="cuda:1", finished=3)
 
-    spoken = run("worker", "--home", str(tmp_path), "--target", "cuda-sm90", "--device", "cuda:1", "--name", "left")
+    spoken = run("worker", "--home", str(tmp_path), "--target", "cuda-sm90", "--device", "cuda:1", "--name", "left",
+                 "--no-uploads", "--cache-max-size", "1GB")  # fmt: skip
 
     ((asked, home, *settings),) = api.asked
     assert (asked, home, settings[:3]) == ("work", tmp_path, ["cuda-sm90", "cuda:1", "left"])
+    assert Keeping(cache_limit_bytes=10**9, uploads=False) in settings
     assert (spoken.code, spoken.out) == (0, "left has finished 3 trials and left\n")
 
 

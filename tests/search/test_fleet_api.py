@@ -25,6 +25,7 @@ from tests.faults import sleeping
 from tests.faults.coordinating import coordinating, submit
 from tests.faults.sleeping import TARGET, SleepingSandbox, capabilities
 from tests.search.factories import a_spec
+from workers.keeping import Keeping
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.records import SearchRecord
@@ -143,6 +144,19 @@ def test_a_workload_that_cannot_be_read_is_given_up_with_the_reason(
     with coordinating(ledger, home, None):
         assert ends(ledger, search).status == "interrupted"
     assert "the workload has no metric (give it one)" in api.result(search.id, home).notes
+
+
+@pytest.mark.parametrize(
+    ("uploads", "why"), [(False, "uploads are turned off here"), (True, "shares no store, so it cannot be fetched")]
+)
+def test_an_uploaded_workload_that_may_not_or_cannot_be_brought_is_given_up_with_the_reason(
+    ledger: Ledger, home: Path, working: None, uploads: bool, why: str
+) -> None:
+    search = submit(ledger, workload=f"archive:{'0' * 64}/w.py:workload")
+    with coordinating(ledger, home, None, Keeping(uploads=uploads)):
+        assert ends(ledger, search).status == "interrupted"
+    (note,) = api.result(search.id, home).notes
+    assert why in note
 
 
 def test_a_search_whose_coordinator_fails_again_and_again_is_given_up_and_the_others_go_on(

@@ -65,7 +65,8 @@ def test_an_evaluation_answers_a_later_search_only_where_it_was_clean(tmp_path: 
     earlier = Outcome(kind="measured", evidence=evidence, verdicts=verdicts, bundle=str(tmp_path))
 
     loop = TrialLoop.__new__(TrialLoop)
-    loop._session = SimpleNamespace(spec=spec)  # type: ignore[assignment]
+    here = SimpleNamespace(has_bundle=lambda reference: reference == str(tmp_path))
+    loop._session = SimpleNamespace(spec=spec, supervisor=here)  # type: ignore[assignment]
 
     assert (loop._rejudged(earlier, gates=True) is not None) == clean
 

@@ -99,7 +99,7 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
             return JobResult(outcome=REJECTED)
         return JobResult(prepared=Prepared(bundle=bundle, stage_seconds={"build": 1.0}, cached_stages=("prune",)))
     if isinstance(job, CompareJob):
-        act(job.bundles[0], Path(job.home))
+        act(Path(job.bundles[0]).name, Path(job.home))
         rounds = job.protocol.rounds
         many = len(job.bundles)
         found = Comparison(
@@ -156,7 +156,7 @@ def act(what: str, home: Path) -> None:
             time.sleep(0.02)
     elif what.startswith("sleep"):
         time.sleep(float(what.removeprefix("sleep")))
-    elif what not in ("", "reject"):
+    elif what not in ("", "nothing", "reject"):
         raise AssertionError(f"nobody knows how to {what!r}")
 
 

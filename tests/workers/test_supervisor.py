@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from jobs_for_tests import PROFILE, REJECTED, candidate
 
+from evaluators.cache import ENTRY, StageCache
 from evaluators.errors import InfrastructureError
 from evaluators.jobs import Comparison
 from evaluators.outcome import Failure, FailureKind, Outcome
+from workers.keeping import Keeping
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.locks import device_lock
@@ -229,8 +231,21 @@ def test_lost_infrastructure_queues_the_trial_again(
     assert ledger.trial(trial.id).state == "QUEUED"
 
 
+def test_the_cache_is_held_to_its_limit_after_a_trial(
+    ledger: Ledger, sandbox: Sandbox, queue: Queue, tmp_path: Path
+) -> None:
+    old = StageCache(tmp_path / "cache" / "stages").get_or_make("0" * 64, lambda folder: None, "prune").folder
+    os.utime(old / ENTRY, (1.0, 1.0))
+    for limit, stays in ((None, True), (0, False)):
+        supervisor = Supervisor(ledger, sandbox, tmp_path, owner="me", locks=tmp_path,
+                                keeping=Keeping(cache_limit_bytes=limit))  # fmt: skip
+        outcome = supervisor.run(queue(threads=1 + stays).id, 1, SETTINGS)
+        assert outcome is not None and outcome.kind == "measured"
+        assert old.exists() is stays
+
+
 def test_bundles_are_compared_with_the_time_that_is_left(supervisor: Supervisor) -> None:
-    found = supervisor.compare("search", ["", ""], SETTINGS, 7.0)
+    found = supervisor.compare("search", ["nothing", "nothing"], SETTINGS, 7.0)
 
     assert isinstance(found, Comparison)
     assert found.seconds == (7.0, 7.0)
