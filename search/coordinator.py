@@ -21,6 +21,7 @@ from evaluators.target import Target
 from search.final_comparison import run_final_comparison
 from search.fleet import Fleet, local_capabilities, targets_of
 from search.fleet_loop import FleetLoop
+from search.presence import Presence
 from search.progress import Progress
 from search.projection import Projection
 from search.result import SearchResult, TrialResult
@@ -41,6 +42,9 @@ from workers.worker import Worker
 
 WATCH_SECONDS = 1.0
 
+ACCOUNT_SECONDS = 1.0
+"""How often the time that a search has taken is written down while it runs."""
+
 
 @dataclass(frozen=True)
 class FleetMeans:
@@ -51,12 +55,14 @@ class FleetMeans:
         leave: once it is set, each stops where it is: the next coordinator goes on.
         bell: carries the ids of queued trials to workers; None where these look into the ledger by themselves.
         ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
+        presence: knows who is there, for all searches of the service together.
     """
 
     sandbox: Sandbox
     leave: Cancellation
     bell: Bell | None = None
     ring_again_s: float = AGAIN_SECONDS
+    presence: Presence | None = None
 
 
 class Coordinator:
@@ -80,7 +86,7 @@ class Coordinator:
         self._targets = targets_of(self._spec)
         self._interpreters = interpreters or Interpreters()
         self._local = local_capabilities(self._targets, self._interpreters) if fleet is None else {}
-        self._fleet = Fleet(ledger, home, self._targets, self._local)
+        self._fleet = Fleet(ledger, home, self._targets, self._local, fleet.presence if fleet else None)
         self._known: dict[str, Capabilities] = {}
         self._stop = Cancellation()
         self._interrupted = False
@@ -133,8 +139,8 @@ class Coordinator:
         session = Session(
             record=self._record, spec=self._spec, space=space, settings=settings, ledger=self._ledger,
             supervisor=supervisor, projection=projection, progress=self._progress, stop=self._stop,
-            seconds_left=lambda: self.seconds_left, account=self._account, note=self._note, remind=self._remind,
-            fleet=self._fleet,
+            seconds_left=lambda: self.seconds_left, account=self._account_now_and_then, note=self._note,
+            remind=self._remind, fleet=self._fleet,
         )  # fmt: skip
         with self._workers(sandbox, settings):
             loop = self._fleet_loop(session) if self._fleet.elsewhere else TrialLoop(session)
@@ -260,6 +266,10 @@ class Coordinator:
         if self._spec.timeout_s is None:
             return float("inf")
         return self._spec.timeout_s - self._record.elapsed_s - (time.monotonic() - self._accounted)
+
+    def _account_now_and_then(self) -> None:
+        if time.monotonic() - self._accounted >= ACCOUNT_SECONDS:
+            self._account()
 
     def _account(self) -> None:
         now = time.monotonic()

@@ -9,10 +9,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from evaluators.errors import InfrastructureError, UsageError
 from search.coordinator import Coordinator, FleetMeans
+from search.presence import Presence
 from search.result import TrialCounts, TrialResult
 from workers.lease import SearchTakenError, owner_is_alive, wait_for
 from workers.ledger import Ledger
@@ -58,7 +60,8 @@ class Service:
     """
 
     def __init__(self, ledger: Ledger, home: Path, means: FleetMeans, say: Callable[[str], None]) -> None:
-        self._ledger, self._home, self._means, self._say = ledger, home, means, say
+        self._ledger, self._home, self._say = ledger, home, say
+        self._means = means if means.presence else replace(means, presence=Presence(ledger))
         self._threads: dict[str, threading.Thread] = {}
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}

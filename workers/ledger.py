@@ -19,7 +19,7 @@ from evaluators.errors import UsageError
 from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
 from workers.coordination import Coordination
-from workers.database import Database, lasting
+from workers.database import Database, batched, lasting
 from workers.promotions import Promotions
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
 from workers.registered import Workers
@@ -210,9 +210,8 @@ class Ledger(Trials, Workers, Coordination, Promotions):
         """Mark news as delivered; doing so twice changes nothing. ``view_ids`` says where trials are seen, by id."""
         wanted = sorted(ids)
         with self._database.writing() as connection:
-            for start in range(0, len(wanted), 500):
-                chunk = outbox.c.id.in_(wanted[start : start + 500])
-                change = update(outbox).where(chunk, outbox.c.delivered_at.is_(None))
+            for some in batched(wanted):
+                change = update(outbox).where(outbox.c.id.in_(some), outbox.c.delivered_at.is_(None))
                 connection.execute(change.values(delivered_at=self._clock()))
             for trial_id, view_id in (view_ids or {}).items():
                 connection.execute(update(trials).where(trials.c.id == trial_id).values(view_id=view_id))

@@ -28,6 +28,9 @@ LOOK_SECONDS = 0.3
 WATCH_SECONDS = 1.0
 """How often a worker asks whether the search of its trial still runs."""
 
+FIRST_LOOK = 8
+"""So many of the trials that wait are read at first; all of them only where none of these is for such a machine."""
+
 RETRY_SECONDS = 5.0
 """How long a worker waits after the ledger or the sandbox failed."""
 
@@ -126,11 +129,15 @@ class Worker:
 
     def _work(self, abort: Cancellation, only: str | None = None) -> bool:
         """Run the oldest queued trial that is for such a machine, or the ``only`` one; False if there is none."""
-        for trial in self._ledger.queued(self.target.name, self._search_id):
-            settings = self._ledger.settings_of(trial.search_id) if only in (None, trial.id) else None
-            if settings is not None and settings.suits(self.target):
-                self._finished += self._see_through(trial, settings, abort)
-                return True
+        for most in (FIRST_LOOK, None):
+            waiting = self._ledger.queued(self.target.name, self._search_id, only=only, most=most)
+            for trial in waiting:
+                settings = self._ledger.settings_of(trial.search_id)
+                if settings is not None and settings.suits(self.target):
+                    self._finished += self._see_through(trial, settings, abort)
+                    return True
+            if len(waiting) < FIRST_LOOK:
+                break
         return False
 
     def _see_through(self, trial: TrialRecord, settings: TrialSettings, abort: Cancellation) -> bool:
