@@ -33,6 +33,7 @@ from workers.doorbell import AGAIN_SECONDS, Bell
 from workers.interpreters import Interpreters
 from workers.lease import Cancellation, SearchLease, owner_is_alive, wait_for
 from workers.ledger import Ledger
+from workers.meter import Meter
 from workers.records import SearchRecord, SearchStatus
 from workers.repeated import Repeated
 from workers.sandbox import Sandbox
@@ -56,6 +57,7 @@ class FleetMeans:
         bell: carries the ids of queued trials to workers; None where these look into the ledger by themselves.
         ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
         presence: knows who is there, for all searches of the service together.
+        meter: told what is worth counting.
     """
 
     sandbox: Sandbox
@@ -63,6 +65,7 @@ class FleetMeans:
     bell: Bell | None = None
     ring_again_s: float = AGAIN_SECONDS
     presence: Presence | None = None
+    meter: Meter | None = None
 
 
 class Coordinator:
@@ -153,7 +156,8 @@ class Coordinator:
     def _fleet_loop(self, session: Session) -> FleetLoop:
         if self._means is None:
             return FleetLoop(session, self._fleet)
-        return FleetLoop(session, self._fleet, self._means.bell, ring_again_s=self._means.ring_again_s)
+        return FleetLoop(session, self._fleet, self._means.bell, ring_again_s=self._means.ring_again_s,
+                         meter=self._means.meter)  # fmt: skip
 
     @contextmanager
     def _workers(self, sandbox: Sandbox, settings: TrialSettings) -> Iterator[None]:

@@ -11,11 +11,14 @@ from pydantic import Field
 from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from search.api import StatusReport, checked, open_ledger, status, writable
+from search.fleet_gauges import FleetGauges
+from search.presence import Presence
 from search.progress import Progress, Silent
 from search.spec import SearchSpec
 from workers.doorbell import AGAIN_SECONDS, Bell
 from workers.lease import Cancellation, owner_is_alive
 from workers.ledger import Ledger, join_fleet, joined_fleet
+from workers.metrics import Metrics
 from workers.records import SearchRecord, WorkerRecord
 
 
@@ -127,9 +130,11 @@ def follow(
 
 def coordinate(
     home: Path, *, broker: str | None = None, say: Callable[[str], None] = lambda text: None,
-    leave: Cancellation | None = None, ring_again_s: float = AGAIN_SECONDS,
+    leave: Cancellation | None = None, ring_again_s: float = AGAIN_SECONDS, metrics: Metrics | None = None,
 ) -> CoordinatorReport:  # fmt: skip
     """Coordinate the searches that are left to the fleet of ``home``, until ``leave`` is set.
+
+    With ``metrics`` what happens is counted there, and the fleet as a whole can be scraped beside it.
 
     Raises:
         UsageError: the broker's URL cannot be used.
@@ -141,7 +146,10 @@ def coordinate(
     sandbox = Sandbox()
     with open_ledger(home) as ledger:
         bell = None if broker is None else _bell(broker, ledger)
-        means = FleetMeans(sandbox, leave or Cancellation(), bell, ring_again_s)
+        presence = Presence(ledger)
+        means = FleetMeans(sandbox, leave or Cancellation(), bell, ring_again_s, presence, metrics)
+        if metrics is not None:
+            metrics.add(FleetGauges(ledger, presence))
         rings = "rings through the broker" if bell else "rings nobody: workers look into the ledger"
         say(f"coordinates the searches of {home}, and {rings}")
         try:

@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 
+from structlog.contextvars import bound_contextvars
+
 from search.fleet import Fleet
 from search.trial_loop import Session, TrialLoop
 from workers.doorbell import AGAIN_SECONDS, Bell, Doorbell
 from workers.lease import owner_is_alive, wait_for
+from workers.meter import Meter, NoMeter
 from workers.records import TrialRecord
 
 LOOK_SECONDS = 0.3
@@ -30,14 +33,16 @@ class FleetLoop(TrialLoop):
     Args:
         bell: carries the ids of queued trials to workers; without one, workers look into the ledger by themselves.
         ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
+        meter: told of trials that end, are lost or are rung for again.
     """
 
     def __init__(
-        self, session: Session, fleet: Fleet, bell: Bell | None = None, *, ring_again_s: float = AGAIN_SECONDS
-    ) -> None:
+        self, session: Session, fleet: Fleet, bell: Bell | None = None, *, ring_again_s: float = AGAIN_SECONDS,
+        meter: Meter | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(session)
-        self._fleet = fleet
-        self._doorbell = Doorbell(bell, fleet.idle, session.remind, again_s=ring_again_s)
+        self._fleet, self._meter = fleet, meter or NoMeter()
+        self._doorbell = Doorbell(bell, fleet.idle, session.remind, again_s=ring_again_s, meter=self._meter)
         self._changes = 0
         self._nothing_more_at: int | None = None
         self._lost_looked_for_at = float("-inf")
@@ -45,11 +50,7 @@ class FleetLoop(TrialLoop):
     def run(self) -> None:
         """Have trials run until their number, the time or the space is used up."""
         session = self._session
-        started = [record for record in self._known.look() if record.state == "RUNNING"]
-        for trial in self._standing.trials:
-            self._learn(trial)
-        for record in started:
-            self._take_note(record)
+        self._take_up()
         while not session.over:
             unfinished, present = self._catch_up(), self._fleet.present(LOOK_SECONDS)
             if self._wants_more and self._ask(present):
@@ -59,6 +60,14 @@ class FleetLoop(TrialLoop):
             absent = [target for target in session.space.targets if target not in present]
             self._wait(present, {record.candidate.target for record in unfinished} if present else absent)
         self._say_untried()
+
+    def _take_up(self) -> None:
+        """Learn from what earlier coordinators have left."""
+        running = [record for record in self._known.look() if record.state == "RUNNING"]
+        for trial in self._standing.trials:
+            self._learn(trial)
+        for record in running:
+            self._take_note(record)
 
     @property
     def _wants_more(self) -> bool:
@@ -94,7 +103,8 @@ class FleetLoop(TrialLoop):
         """Learn from the trials that have ended since, and return those that have not."""
         session = self._session
         if time.monotonic() - self._lost_looked_for_at >= LOOK_SECONDS:
-            session.ledger.requeue_lost(session.record.id, owner_is_alive)
+            for lost in session.ledger.requeue_lost(session.record.id, owner_is_alive):
+                self._meter.lost(lost.candidate.target)
             self._lost_looked_for_at = time.monotonic()
         changed = self._known.look()
         self._changes += bool(changed)
@@ -105,12 +115,15 @@ class FleetLoop(TrialLoop):
         return unfinished
 
     def _take_note(self, record: TrialRecord) -> None:
-        if record.state == "RUNNING":
-            self._session.progress.started(record.number, f"{record.candidate.label()} on {record.candidate.target}")
-        elif record.state == "DONE":
-            if record.outcome is not None and record.answered_by is None:
-                self._took(record.candidate, sum(record.outcome.stage_seconds.values()))
-            self._conclude(record.number)
+        target = record.candidate.target
+        with bound_contextvars(trial=record.number, attempt=record.attempt):
+            if record.state == "RUNNING":
+                self._session.progress.started(record.number, f"{record.candidate.label()} on {target}")
+            elif record.state == "DONE":
+                if record.outcome is not None and record.answered_by is None:
+                    self._took(record.candidate, sum(record.outcome.stage_seconds.values()))
+                    self._meter.ended(target, record.outcome)
+                self._conclude(record.number)
 
     def _wait(self, present: Collection[str], wanted: Collection[str]) -> None:
         """Wait a moment, and say for which of the ``wanted`` targets nobody is there."""

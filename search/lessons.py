@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-MOST_SHOWN = 400
+MOST_SHOWN = 300
 """The sampler is shown every trial, answers to its repeats included, until it has seen so many."""
 
-BEST_KEPT = 100
-LATEST_KEPT = 200
+BEST_KEPT = 80
+LATEST_KEPT = 120
 
 
 class Told:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from structlog.contextvars import bound_contextvars
+
 from evaluators.errors import InfrastructureError, UsageError
 from search.coordinator import Coordinator, FleetMeans
 from search.presence import Presence
@@ -97,6 +99,10 @@ class Service:
 
     def _coordinate(self, record: SearchRecord) -> None:
         """See one search through; whatever goes wrong with it, the others go on."""
+        with bound_contextvars(search=record.id):
+            self._see_through(record)
+
+    def _see_through(self, record: SearchRecord) -> None:
         coordinator = Coordinator(self._ledger, self._home, record, Spoken(record.name, self._say),
                                   fleet=self._means)  # fmt: skip
         self._say(f"{record.name}: taken")

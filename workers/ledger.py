@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, delete, insert, or_, select, update
+from sqlalchemy import URL, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from evaluators.errors import UsageError
@@ -204,6 +204,13 @@ class Ledger(Trials, Workers, Coordination, Promotions):
             waiting = waiting.where(outbox.c.search_id == search_id)
         with self._database.reading() as connection:
             return tuple(OutboxRecord.model_validate(dict(row)) for row in connection.execute(waiting).mappings())
+
+    @lasting
+    def undelivered(self) -> int:
+        """Return how much news is undelivered, of all searches."""
+        with self._database.reading() as connection:
+            waiting = select(func.count()).select_from(outbox).where(outbox.c.delivered_at.is_(None))
+            return connection.scalar(waiting) or 0
 
     @lasting
     def delivered(self, ids: Collection[int], view_ids: Mapping[str, str] | None = None) -> None:

@@ -31,6 +31,7 @@ from workers.interpreters import Interpreters
 from workers.lease import Cancellation, Heartbeat, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.locks import device_lock
+from workers.meter import Meter, NoMeter
 from workers.records import TrialRecord
 from workers.sandbox import AnyJob, Sandbox, SandboxResult
 from workers.settings import TrialSettings
@@ -53,12 +54,14 @@ class Supervisor:
             candidate's target unless told.
         locks: folder of the device locks, the user's own unless told.
         interpreters: the backends that live in an interpreter of their own: their jobs run there.
+        meter: told of outcomes and of lost leases.
     """
 
     def __init__(
         self, ledger: Ledger, sandbox: Sandbox, home: Path, *, owner: str | None = None, device: str | None = None,
-        locks: Path | None = None, interpreters: Interpreters | None = None,
+        locks: Path | None = None, interpreters: Interpreters | None = None, meter: Meter | None = None,
     ) -> None:  # fmt: skip
+        self._meter = meter or NoMeter()
         self._ledger = ledger
         self._sandbox = sandbox
         self._home = home.resolve()
@@ -87,7 +90,10 @@ class Supervisor:
                 trial = self._ledger.trial(trial_id)
                 outcome = self._evaluate(trial, attempt, settings, (*cancel, heartbeat.lost))
             if outcome is not None and self._ledger.finish(*lease, outcome):
+                self._meter.ended(trial.candidate.target, outcome)
                 return outcome
+            if outcome is not None or heartbeat.lost.is_set:
+                self._meter.lost(trial.candidate.target)
             # Either it was cancelled, or the lease went to somebody else and this is refused.
             self._ledger.release(*lease)
             return None

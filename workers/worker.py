@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+
+from structlog.contextvars import bound_contextvars
 
 from evaluators.capabilities import Capabilities
 from evaluators.errors import InfrastructureError
@@ -15,6 +17,7 @@ from evaluators.target import devices_of
 from workers.interpreters import Interpreters
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
+from workers.meter import Meter, NoMeter
 from workers.records import TrialRecord
 from workers.registered import BEAT_SECONDS
 from workers.repeated import Repeated
@@ -55,7 +58,8 @@ class Worker:
         search_id: the one search that it works for; every running search unless told.
         locks: folder of the device locks, the user's own unless told.
         interpreters: the backends that live in an interpreter of their own.
-        say: told what it does, in words.
+        say: told what it does, in words; ``structlog``'s context says of which search, trial and attempt.
+        meter: told what is worth counting.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Worker:
         locks: Path | None = None,
         interpreters: Interpreters | None = None,
         say: Callable[[str], None] = lambda text: None,
+        meter: Meter | None = None,
     ) -> None:
         self._ledger, self._capabilities, self._search_id, self._say = ledger, capabilities, search_id, say
         self.target = capabilities.target
@@ -78,8 +83,9 @@ class Worker:
         self.id = owner_name(f"{self.target.name}@{self.device}")
         self.name = name or f"{socket.gethostname()}-{self.target.name}"
         self._finished = 0
+        self._meter = meter or NoMeter()
         self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks,
-                                      interpreters=interpreters)  # fmt: skip
+                                      interpreters=interpreters, meter=self._meter)  # fmt: skip
 
     def run(self, drain: Cancellation, abort: Cancellation, hear: Hear | None = None) -> int:
         """Work until ``drain`` is set, and the trial in progress has ended; ``abort`` gives that back at once.
@@ -94,6 +100,7 @@ class Worker:
             self.id, self.name, socket.gethostname(), os.getpid(), self._capabilities, self.device
         )
         self._finished = 0
+        self._meter.busy(self.target.name, self.device, False)
         try:
             with Repeated(lambda: self._ledger.worker_seen(self.id), BEAT_SECONDS, f"beat {self.name}"):
                 if hear is None:
@@ -141,12 +148,24 @@ class Worker:
         return False
 
     def _see_through(self, trial: TrialRecord, settings: TrialSettings, abort: Cancellation) -> bool:
-        self._say(f"trial {trial.id}: {trial.candidate.label()}")
         stopped = Cancellation()
-        with Repeated(lambda: self._watch(trial, stopped), WATCH_SECONDS, f"watch {trial.id}"):
+        with (
+            bound_contextvars(search=trial.search_id, trial=trial.number, attempt=trial.attempt),
+            self._busy(),
+            Repeated(lambda: self._watch(trial, stopped), WATCH_SECONDS, f"watch {trial.id}"),
+        ):
+            self._say(f"trial {trial.id}: {trial.candidate.label()}")
             outcome = self._supervisor.run(trial.id, trial.attempt, settings.on(self.target), cancel=(abort, stopped))
-        self._say(f"trial {trial.id}: {outcome.kind if outcome else 'not ours, or stopped; it is queued again'}")
+            self._say(f"trial {trial.id}: {outcome.kind if outcome else 'not ours, or stopped; it is queued again'}")
         return outcome is not None
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._meter.busy(self.target.name, self.device, True)
+        try:
+            yield
+        finally:
+            self._meter.busy(self.target.name, self.device, False)
 
     def _watch(self, trial: TrialRecord, stopped: Cancellation) -> bool:
         """Stop the trial of a search that has ended or is being cancelled."""

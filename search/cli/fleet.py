@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,10 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.cli import options
-from search.cli.output import Reply, note
+from search.cli.logs import LogFormat, log_to
+from search.cli.output import Reply
 
 if TYPE_CHECKING:
     from workers.lease import Cancellation
+    from workers.metrics import Metrics
+
+LOOPBACK = "127.0.0.1"
 
 
 def worker(
@@ -30,6 +35,9 @@ def worker(
     fleet: options.Fleet = None,
     broker: options.Broker = None,
     backend_python: options.BackendPython = None,
+    log_format: options.LogFormats = LogFormat.AUTO,
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = LOOPBACK,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -39,15 +47,19 @@ def worker(
 
     _join(home, fleet)
     pythons = options.pythons_of(backend_python, config)
-    with _switches() as (drain, abort):
-        report = api.work(home, target=target, device=device, name=name, broker=broker, say=note,
-                          backend_python=pythons, drain=drain, abort=abort)  # fmt: skip
+    say = log_to(log_format=log_format, part="worker", worker=name or socket.gethostname())
+    with _switches() as (drain, abort), _metrics(metrics_host, metrics_port, say) as metrics:
+        report = api.work(home, target=target, device=device, name=name, broker=broker, say=say,
+                          backend_python=pythons, drain=drain, abort=abort, meter=metrics)  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 
 def coordinator(
     fleet: options.Fleet = None,
     broker: options.Broker = None,
+    log_format: options.LogFormats = LogFormat.AUTO,
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = LOOPBACK,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -56,8 +68,9 @@ def coordinator(
     from search import fleet_api
 
     _join(home, fleet)
-    with _switches() as (drain, _):
-        report = fleet_api.coordinate(home, broker=broker, say=note, leave=drain)
+    say = log_to(log_format=log_format, part="coordinator")
+    with _switches() as (drain, _), _metrics(metrics_host, metrics_port, say) as metrics:
+        report = fleet_api.coordinate(home, broker=broker, say=say, leave=drain, metrics=metrics)
     return Reply(report.to_json(), lambda: f"the coordinator has left; {report.coordinated} searches came to their end")
 
 
@@ -81,6 +94,20 @@ def _join(home: Path, url: str | None) -> None:
         from search.fleet_api import fleet_of
 
         fleet_of(home, url)
+
+
+@contextmanager
+def _metrics(host: str, port: int | None, say: Callable[[str], None]) -> Iterator[Metrics | None]:
+    """Yield what counts, with its endpoint open while the block runs; None where nobody asked for it."""
+    if port is None:
+        yield None
+        return
+    from workers.metrics import Metrics
+
+    metrics = Metrics()
+    with metrics.served(host, port) as chosen:
+        say(f"metrics at http://{host}:{chosen}/metrics")
+        yield metrics
 
 
 @contextmanager

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli.logs import LogFormat
+
 if TYPE_CHECKING:
     from search.spec import SearchSpec
 
 LIMITS, SPACE, SPENDING, FLEET = "Limits and goal", "Space", "What may be spent", "Fleet"
+WATCHING = "Watching"
 _LISTS = ("target", "backend", "batch_size")
 
 
@@ -82,6 +85,28 @@ Broker = Annotated[
     typer.Option(
         "--broker", metavar="URL", envvar="PARETUNE_BROKER", rich_help_panel=FLEET,
         help="Redis that tells workers of new trials, such as redis://host:6379/0; without it they look by themselves",
+    ),
+]  # fmt: skip
+
+LogFormats = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format", envvar="PARETUNE_LOG_FORMAT", rich_help_panel=WATCHING,
+        help="auto: sentences on a terminal, else an object on each line",
+    ),
+]  # fmt: skip
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port", metavar="PORT", min=0, max=65535, envvar="PARETUNE_METRICS_PORT", rich_help_panel=WATCHING,
+        help="answer Prometheus at /metrics on this port; 0: any that is free",
+    ),
+]  # fmt: skip
+MetricsHost = Annotated[
+    str,
+    typer.Option(
+        "--metrics-host", metavar="ADDRESS", envvar="PARETUNE_METRICS_HOST", rich_help_panel=WATCHING,
+        help="where that port is open; not beyond this machine unless told",
     ),
 ]  # fmt: skip
 
