@@ -141,10 +141,10 @@ class Sampler:
         choices = self._space.choices_of(candidate)
         parameters = self._parameters
         return optuna.trial.create_trial(
-            state=_state(state), values=told and told.values,
+            state=_state(state), values=told.values if told else None,
             params={name: _encoded(parameters[name], value) for name, value in choices.items()},
             distributions={name: _distribution(parameters[name]) for name in choices},
-            constraints=told and told.violations,
+            constraints=told.violations if told else None,
         )  # fmt: skip
 
     def _finish(self, trial: Trial, told: Told) -> None:

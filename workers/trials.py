@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, RowMapping, Select, and_, func, insert, select, update
 
 from evaluators.candidate import Candidate
 from evaluators.errors import UsageError
@@ -94,11 +94,12 @@ class Trials:
         search.
         """
         columns = (trials.c.number, trials.c.attempt, trials.c.state)
-        wanted = select(*columns).where(trials.c.search_id == search_id).order_by(trials.c.number)
-        if done_up_to is not None:
-            open_ones = and_(trials.c.search_id == search_id, trials.c.state.in_(("QUEUED", "RUNNING")))
-            later = and_(trials.c.search_id == search_id, trials.c.number > done_up_to)
-            wanted = select(*columns).where(open_ones).union(select(*columns).where(later)).order_by("number")
+        every = select(*columns).where(trials.c.search_id == search_id)
+        if done_up_to is None:
+            wanted: Select[Any] | CompoundSelect[Any] = every.order_by(trials.c.number)
+        else:
+            unfinished = every.where(trials.c.state.in_(("QUEUED", "RUNNING")))
+            wanted = unfinished.union(every.where(trials.c.number > done_up_to)).order_by("number")
         with self._database.reading() as connection:
             return tuple((row[0], row[1], row[2]) for row in connection.execute(wanted))
 
