@@ -11,8 +11,9 @@ MLflow is left out.
 2. fleet: many searches on many devices, how much of a processor each trial takes, and how many statements.
 3. processes: real worker processes whose trials sleep, 1 against 4.
 
-Exit code 0: orchestration within 2 % of the device time of 30-second trials, ask and tell within 100 ms at the 95th
-percentile at 1,000 trials, and 4 workers at least 3.6 times as fast as one; 1: not.
+Exit code 0: orchestration within 2 % of the device time of 30-second trials, ask and tell within 100 ms of processor
+time at the 95th percentile at 1,000 trials, and 4 workers at least 3.6 times as fast as one; 1: not. Wall times stand
+beside it: they are what else ran on the machine, too, and its load is in the report.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def report(
     steps: Sequence[Steps], costs: Sequence[Cost], scaling: Scaling | None, arguments: argparse.Namespace
 ) -> tuple[str, bool]:
     """Return the Markdown section, and whether everything that is asked for holds."""
-    lines = [f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: coordinating a fleet, {os.cpu_count()} cores", "",
+    lines = [f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: coordinating a fleet, {os.cpu_count()} cores, load "
+             f"{os.getloadavg()[1]:.1f}", "",
              f"`python -m benchmarks.fleet_scale {arguments.command}`", ""]  # fmt: skip
     holds = True
     if steps:
@@ -63,7 +65,7 @@ def report(
                   "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
         for step in steps:
             lines.append(step.row())
-            holds &= step.trials != JUDGED_AT or step.both.p95 <= MOST_STEP_MS
+            holds &= step.trials != JUDGED_AT or step.both_cpu.p95 <= MOST_STEP_MS
     for cost in costs:
         share = cost.coordinator_cpu_s / cost.trials / TRIAL_SECONDS
         holds &= share <= MOST_SHARE
@@ -95,6 +97,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=20_000, help="of all searches together")
     parser.add_argument("--sqlite-trials", type=int, default=2_000, help="the same on SQLite, for comparison")
     parser.add_argument("--devices", type=int, default=1_000)
+    parser.add_argument("--most-minutes", type=float, default=60.0, help="of a fleet: it is stopped then, and counted")
     parser.add_argument("--small", action="store_true", help="a quick look: 4 searches, 200 trials, 20 devices")
     parser.add_argument("--record", action="store_true", help="append the report to benchmarks/RESULTS.md")
     found = parser.parse_args(argv)
@@ -123,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
                 trials = arguments.trials if name == "postgresql" else arguments.sqlite_trials
                 with databases([name], Path(folder)) as urls:
                     costs.append(run_fleet(name, urls[name], Path(folder), arguments.searches, trials,
-                                           arguments.devices))  # fmt: skip
+                                           arguments.devices, 60 * arguments.most_minutes))  # fmt: skip
                 print(costs[-1], file=sys.stderr)
         if "processes" in parts:
             scaling = processes_scale(Path(folder))

@@ -216,9 +216,11 @@ def fill(ledger: Ledger, search_id: str, spec: SearchSpec, space: JointSpace, tr
             connection.execute(insert(tables.trials), rows[start : start + 1000])
 
 
-def run_fleet(database: str, url: str, home: Path, searches: int, trials: int, devices: int) -> Cost:
-    """Have one coordinator see so many searches through, and return what that took it."""
-    each, begun = trials // searches, time.monotonic()
+def run_fleet(
+    database: str, url: str, home: Path, searches: int, trials: int, devices: int, most_s: float = float("inf")
+) -> Cost:
+    """Have one coordinator see so many searches through, for at most ``most_s``, and return what that took it."""
+    begun = time.monotonic()
     with closing(Ledger(url)) as ledger, counted() as statements:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.simulated_fleet", "devices", url, str(devices)], cwd=ROOT,
@@ -226,18 +228,22 @@ def run_fleet(database: str, url: str, home: Path, searches: int, trials: int, d
         )  # fmt: skip
         wait_until(lambda: len(ledger.workers()) == devices, 300)
         for number in range(searches):
-            spec = spec_of(each, seed=number)
+            spec = spec_of(trials // searches, seed=number)
             ledger.submit(ledger.create_search(spec.workload, spec.to_json()).id)
         before = (time.process_time(), statements[0])
-        coordinate_all(ledger, home, searches)
+        coordinate_all(ledger, home, searches, begun + most_s)
         cpu_s, asked = time.process_time() - before[0], statements[0] - before[1]
+        for search in ledger.searches():
+            if search.status == "running":  # the time was up
+                ledger.update_search(search.id, status="interrupted")
         told = json.loads(process.communicate()[0])
-    return Cost(database, searches, each * searches, devices, time.monotonic() - begun, cpu_s, asked,
-                told["statements"], told["most_unfinished"])  # fmt: skip
+        done = sum(step[2] == "DONE" for search in ledger.searches() for step in ledger.progress(search.id))
+    return Cost(database, searches, done, devices, time.monotonic() - begun, cpu_s, asked, told["statements"],
+                told["most_unfinished"])  # fmt: skip
 
 
-def coordinate_all(ledger: Ledger, home: Path, searches: int) -> None:
-    """Run the product's service until all searches are over."""
+def coordinate_all(ledger: Ledger, home: Path, searches: int, until: float) -> None:
+    """Run the product's service until all searches are over, or until the steady clock says so."""
     means = FleetMeans(SleepingSandbox(0.0), Cancellation(), None)
     coordinating_all = Service(ledger, home, means, lambda text: None)
     with (
@@ -247,7 +253,7 @@ def coordinate_all(ledger: Ledger, home: Path, searches: int) -> None:
     ):
         thread = threading.Thread(target=coordinating_all.run)
         thread.start()
-        while coordinating_all.coordinated < searches and thread.is_alive():
+        while coordinating_all.coordinated < searches and thread.is_alive() and time.monotonic() < until:
             time.sleep(0.2)
         means.leave.set()
         thread.join()
