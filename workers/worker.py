@@ -150,7 +150,7 @@ class Worker:
     def _see_through(self, trial: TrialRecord, settings: TrialSettings, abort: Cancellation) -> bool:
         stopped = Cancellation()
         with (
-            bound_contextvars(search=trial.search_id, trial=trial.number, attempt=trial.attempt),
+            bound_contextvars(worker=self.name, search=trial.search_id, trial=trial.number, attempt=trial.attempt),
             self._busy(),
             Repeated(lambda: self._watch(trial, stopped), WATCH_SECONDS, f"watch {trial.id}"),
         ):

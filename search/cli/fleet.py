@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +46,7 @@ def worker(
 
     _join(home, fleet)
     pythons = options.pythons_of(backend_python, config)
-    say = log_to(log_format=log_format, part="worker", worker=name or socket.gethostname())
+    say = log_to(log_format=log_format, part="worker")
     with _switches() as (drain, abort), _metrics(metrics_host, metrics_port, say) as metrics:
         report = api.work(home, target=target, device=device, name=name, broker=broker, say=say,
                           backend_python=pythons, drain=drain, abort=abort, meter=metrics)  # fmt: skip

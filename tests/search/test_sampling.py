@@ -12,6 +12,7 @@ from evaluators.joint_space import JointSpace
 from evaluators.space import Space, derive_space
 from search import lessons, sampling
 from search.lessons import Told, best, kept
+from search.proposals import Neighbours, neighbours
 from search.sampling import Sampler
 from tests.search.factories import a_profile, a_target
 
@@ -89,3 +90,15 @@ def test_the_best_are_kept_as_tpe_ranks_them_and_the_latest_with_them() -> None:
     assert chosen[:5] == list(everything), "the best of all, in the order in which they were told"
     assert chosen[-lessons.LATEST_KEPT :] == list(late)[-lessons.LATEST_KEPT :]
     assert len(chosen) == lessons.BEST_KEPT + lessons.LATEST_KEPT
+
+
+def test_neighbours_are_worked_out_once_and_those_that_were_tried_are_left_out(space: Space) -> None:
+    joint = JointSpace({space.target.name: space})
+    start, told = space.as_written("eager", 1), set[str]()
+    every, kept_ones = neighbours(joint, start), Neighbours(joint)
+    assert kept_ones.unseen(start, told) == every
+    for name, found in every.items():
+        told |= {each.hash for each in found}
+        assert name not in kept_ones.unseen(start, told)
+    assert kept_ones.unseen(start, told) == {}
+    assert kept_ones.of(start) is kept_ones.of(start)
