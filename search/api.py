@@ -40,6 +40,7 @@ from workers.interpreters import Interpreters, open_interpreters
 from workers.keeping import Keeping
 from workers.lease import Cancellation, SearchTakenError
 from workers.ledger import Ledger
+from workers.meter import Meter
 from workers.records import SearchRecord
 from workers.sandbox import Sandbox
 from workers.supervisor import run_profile
@@ -208,12 +209,12 @@ def work(
     home: Path, *, target: str | None = None, device: str | None = None, name: str | None = None,
     broker: str | None = None, say: Callable[[str], None] = lambda text: None, drain: Cancellation | None = None,
     abort: Cancellation | None = None, backend_python: Pythons = NO_PYTHONS, keeping: Keeping | None = None,
-    alive: Path | None = None,
+    alive: Path | None = None, meter: Meter | None = None,
 ) -> WorkerReport:  # fmt: skip
     """Run the trials that searches of ``home`` queue for one target of this machine, until ``drain`` or ``abort``.
 
     With a ``broker`` they are rung for; without, the ledger is looked at again and again. The file ``alive`` is touched
-    all the while.
+    all the while. ``meter`` is told what is worth counting.
 
     Raises:
         UsageError: this machine has no such target, no such device, or the target can run nothing; an interpreter of
@@ -224,7 +225,7 @@ def work(
     with open_ledger(home) as ledger:
         return run_worker(ledger, writable(home), target=target, device=device, name=name, broker=broker, say=say,
                           drain=drain or Cancellation(), abort=abort or Cancellation(),
-                          interpreters=interpreters, keeping=keeping, alive=alive)  # fmt: skip
+                          interpreters=interpreters, keeping=keeping, alive=alive, meter=meter)  # fmt: skip
 
 
 def searches(home: Path) -> list[StatusReport]:

@@ -21,6 +21,7 @@ from evaluators.target import Target
 from search.final_comparison import run_final_comparison
 from search.fleet import Fleet, local_capabilities, targets_of
 from search.fleet_loop import FleetLoop
+from search.presence import Presence
 from search.progress import Progress
 from search.projection import Projection, ended_news
 from search.result import SearchResult, TrialResult
@@ -33,6 +34,7 @@ from workers.interpreters import Interpreters
 from workers.keeping import Keeping
 from workers.lease import Cancellation, SearchLease, owner_is_alive, wait_for
 from workers.ledger import Ledger
+from workers.meter import Meter
 from workers.records import SearchRecord, SearchStatus
 from workers.repeated import Repeated
 from workers.sandbox import Sandbox
@@ -41,6 +43,9 @@ from workers.supervisor import Supervisor, run_profile
 from workers.worker import Worker
 
 WATCH_SECONDS = 1.0
+
+ACCOUNT_SECONDS = 1.0
+"""How often the time that a search has taken is written down while it runs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class FleetMeans:
         bell: carries the ids of queued trials to workers; None where these look into the ledger by themselves.
         ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
         keeping: how large the cache of the home may be, and whether uploaded workloads are read.
+        presence: knows who is there, for all searches of the service together.
+        meter: told what is worth counting.
     """
 
     sandbox: Sandbox
@@ -60,6 +67,8 @@ class FleetMeans:
     bell: Bell | None = None
     ring_again_s: float = AGAIN_SECONDS
     keeping: Keeping = field(default_factory=Keeping)
+    presence: Presence | None = None
+    meter: Meter | None = None
 
 
 class Coordinator:
@@ -85,7 +94,7 @@ class Coordinator:
         self._targets = targets_of(self._spec)
         self._interpreters = interpreters or Interpreters()
         self._local = local_capabilities(self._targets, self._interpreters) if fleet is None else {}
-        self._fleet = Fleet(ledger, home, self._targets, self._local)
+        self._fleet = Fleet(ledger, home, self._targets, self._local, fleet.presence if fleet else None)
         self._known: dict[str, Capabilities] = {}
         self._stop = Cancellation()
         self._interrupted = False
@@ -139,8 +148,8 @@ class Coordinator:
         session = Session(
             record=self._record, spec=self._spec, space=space, settings=settings, ledger=self._ledger,
             supervisor=supervisor, projection=projection, progress=self._progress, stop=self._stop,
-            seconds_left=lambda: self.seconds_left, account=self._account, note=self._note, remind=self._remind,
-            fleet=self._fleet, bell=self._means.bell if self._means else None,
+            seconds_left=lambda: self.seconds_left, account=self._account_now_and_then, note=self._note,
+            remind=self._remind, fleet=self._fleet, bell=self._means.bell if self._means else None,
         )  # fmt: skip
         with self._workers(sandbox, settings):
             loop = self._fleet_loop(session) if self._fleet.elsewhere else TrialLoop(session)
@@ -153,7 +162,8 @@ class Coordinator:
     def _fleet_loop(self, session: Session) -> FleetLoop:
         if self._means is None:
             return FleetLoop(session, self._fleet)
-        return FleetLoop(session, self._fleet, self._means.bell, ring_again_s=self._means.ring_again_s)
+        return FleetLoop(session, self._fleet, self._means.bell, ring_again_s=self._means.ring_again_s,
+                         meter=self._means.meter)  # fmt: skip
 
     @contextmanager
     def _workers(self, sandbox: Sandbox, settings: TrialSettings) -> Iterator[None]:
@@ -270,6 +280,10 @@ class Coordinator:
         if self._spec.timeout_s is None:
             return float("inf")
         return self._spec.timeout_s - self._record.elapsed_s - (time.monotonic() - self._accounted)
+
+    def _account_now_and_then(self) -> None:
+        if time.monotonic() - self._accounted >= ACCOUNT_SECONDS:
+            self._account()
 
     def _account(self) -> None:
         now = time.monotonic()

@@ -62,10 +62,15 @@ def _within(trials: Sequence[TrialResult], spec: SearchSpec) -> list[TrialResult
     ranked = [
         (value, trial.number, trial)
         for trial in trials
-        if (trial.feasible or trial.undecided) and not total_violation(trial) and trial.bundle is not None
+        if may_be_best(trial)
         and (value := objective_value(trial, spec.goal, spec.percentile)) is not None
     ]  # fmt: skip
     return [trial for _, _, trial in sorted(ranked, key=lambda item: item[:2])]
+
+
+def may_be_best(trial: TrialResult) -> bool:
+    """Whether a trial was measured in full with every value within its limit, and can be timed again."""
+    return (trial.feasible or trial.undecided) and not total_violation(trial) and trial.bundle is not None
 
 
 def _near(trial: TrialResult, first: TrialResult, spec: SearchSpec) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from evaluators.capabilities import Capabilities
 from evaluators.target import Target, default_target, probe_targets
+from search.presence import Presence
 from search.spec import SearchSpec
 from workers.interpreters import Interpreters
-from workers.lease import owner_is_alive
 from workers.ledger import Ledger
 from workers.records import WorkerRecord
 
@@ -46,10 +46,15 @@ class Fleet:
         home: the home that they must share.
         targets: the targets of the search.
         local: those of them that this machine serves itself.
+        presence: knows who is there; one is shared by all searches of a process.
     """
 
-    def __init__(self, ledger: Ledger, home: Path, targets: Sequence[str], local: Mapping[str, Capabilities]) -> None:
+    def __init__(
+        self, ledger: Ledger, home: Path, targets: Sequence[str], local: Mapping[str, Capabilities],
+        presence: Presence | None = None,
+    ) -> None:  # fmt: skip
         self._ledger, self._home, self._targets, self._local = ledger, home, tuple(targets), dict(local)
+        self._presence = presence or Presence(ledger)
         self._reported: dict[str, float] = {}
         self._fingerprints: dict[str, str] = {}
 
@@ -76,12 +81,11 @@ class Fleet:
         """The fingerprint of each target whose capabilities were asked for: workers of another one are not counted."""
         return dict(self._fingerprints)
 
-    def present(self) -> dict[str, int]:
-        """Return how many workers are there for each target that has any."""
+    def present(self, max_age_s: float = 0.0) -> dict[str, int]:
+        """Return how many workers are there for each target that has any, as it was up to ``max_age_s`` ago."""
         counts: dict[str, int] = {}
-        for worker in self._workers():
-            mine = worker.target in self._targets and self._is_of_the_kind(worker)
-            if mine and self._ledger.present(worker, owner_is_alive):
+        for worker in self._presence.workers(max_age_s):
+            if worker.target in self._targets and self._is_wanted(worker.target, worker.fingerprint):
                 counts[worker.target] = counts.get(worker.target, 0) + 1
         return counts
 
@@ -109,8 +113,10 @@ class Fleet:
         return f"waiting for {target}: no worker {since}; start one on such a machine: {start}"
 
     def _is_of_the_kind(self, worker: WorkerRecord) -> bool:
-        wanted = self._fingerprints.get(worker.target)
-        return wanted is None or wanted == worker.capabilities.target.fingerprint
+        return self._is_wanted(worker.target, worker.capabilities.target.fingerprint)
+
+    def _is_wanted(self, target: str, fingerprint: str) -> bool:
+        return self._fingerprints.get(target) in (None, fingerprint)
 
     def _workers(self) -> tuple[WorkerRecord, ...]:
         return self._ledger.workers()

@@ -12,6 +12,8 @@ from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from evaluators.workload import archive_of
 from search.api import StatusReport, checked, open_ledger, status, writable
+from search.fleet_gauges import FleetGauges
+from search.presence import Presence
 from search.progress import Progress, Silent
 from search.spec import SearchSpec
 from workers.alive import touching
@@ -19,6 +21,7 @@ from workers.doorbell import AGAIN_SECONDS, Bell
 from workers.keeping import Keeping, keep_store, kept_store
 from workers.lease import Cancellation, owner_is_alive
 from workers.ledger import Ledger, join_fleet, joined_fleet
+from workers.metrics import Metrics
 from workers.records import SearchRecord, WorkerRecord
 from workers.store import Store
 from workers.uploads import upload
@@ -142,11 +145,12 @@ def follow(
 def coordinate(
     home: Path, *, broker: str | None = None, say: Callable[[str], None] = lambda text: None,
     leave: Cancellation | None = None, ring_again_s: float = AGAIN_SECONDS, alive: Path | None = None,
-    keeping: Keeping | None = None,
+    keeping: Keeping | None = None, metrics: Metrics | None = None,
 ) -> CoordinatorReport:  # fmt: skip
     """Coordinate the searches that are left to the fleet of ``home``, until ``leave`` is set.
 
-    The file ``alive`` is touched all the while.
+    The file ``alive`` is touched all the while. With ``metrics`` what happens is counted there, and the fleet as a
+    whole can be scraped beside it.
 
     Raises:
         UsageError: the broker's URL cannot be used, or the file cannot be written.
@@ -159,7 +163,11 @@ def coordinate(
     sandbox = Sandbox()
     with open_ledger(home) as ledger:
         bell = None if broker is None else _bell(broker, ledger)
-        means = FleetMeans(sandbox, leave or Cancellation(), bell, ring_again_s, keeping or Keeping())
+        presence = Presence(ledger)
+        means = FleetMeans(sandbox, leave or Cancellation(), bell, ring_again_s, keeping=keeping or Keeping(),
+                           presence=presence, meter=metrics)  # fmt: skip
+        if metrics is not None:
+            metrics.add(FleetGauges(ledger, presence))
         rings = "rings through the broker" if bell else "rings nobody: workers look into the ledger"
         say(f"coordinates the searches of {home}, and {rings}")
         try:

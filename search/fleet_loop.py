@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Mapping
+
+from structlog.contextvars import bound_contextvars
 
 from search.fleet import Fleet
 from search.trial_loop import Session, TrialLoop
 from workers.doorbell import AGAIN_SECONDS, Bell, Doorbell
 from workers.lease import owner_is_alive, wait_for
+from workers.meter import Meter, NoMeter
 from workers.records import TrialRecord
 
 LOOK_SECONDS = 0.3
@@ -29,28 +33,26 @@ class FleetLoop(TrialLoop):
     Args:
         bell: carries the ids of queued trials to workers; without one, workers look into the ledger by themselves.
         ring_again_s: after so long a trial that waits beside an idle worker is rung for again.
+        meter: told of trials that end, are lost or are rung for again.
     """
 
     def __init__(
-        self, session: Session, fleet: Fleet, bell: Bell | None = None, *, ring_again_s: float = AGAIN_SECONDS
-    ) -> None:
+        self, session: Session, fleet: Fleet, bell: Bell | None = None, *, ring_again_s: float = AGAIN_SECONDS,
+        meter: Meter | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(session)
-        self._fleet = fleet
-        self._doorbell = Doorbell(bell, fleet.idle, session.remind, again_s=ring_again_s)
-        self._seen: tuple[tuple[int, int, str], ...] = ()
-        self._unfinished: tuple[TrialRecord, ...] = ()
-        self._trials = 0
-        self._known: set[tuple[int, int, str]] = set()
-        self._nothing_more_at: tuple[tuple[int, int, str], ...] | None = None
+        self._fleet, self._meter = fleet, meter or NoMeter()
+        self._doorbell = Doorbell(bell, fleet.idle, session.remind, again_s=ring_again_s, meter=self._meter)
+        self._changes = 0
+        self._nothing_more_at: int | None = None
+        self._lost_looked_for_at = float("-inf")
 
     def run(self) -> None:
         """Have trials run until their number, the time or the space is used up."""
         session = self._session
-        self._known = {step for step in session.ledger.progress(session.record.id) if step[2] == "DONE"}
-        for trial in session.trials():
-            self._learn(trial)
+        self._take_up()
         while not session.over:
-            unfinished, present = self._catch_up(), self._fleet.present()
+            unfinished, present = self._catch_up(), self._fleet.present(LOOK_SECONDS)
             if self._wants_more and self._ask(present):
                 continue
             if not unfinished and not self._wants_more:
@@ -59,10 +61,18 @@ class FleetLoop(TrialLoop):
             self._wait(present, {record.candidate.target for record in unfinished} if present else absent)
         self._say_untried()
 
+    def _take_up(self) -> None:
+        """Learn from what earlier coordinators have left."""
+        running = [record for record in self._known.look() if record.state == "RUNNING"]
+        for trial in self._standing.trials:
+            self._learn(trial)
+        for record in running:
+            self._take_note(record)
+
     @property
     def _wants_more(self) -> bool:
         """Whether there may be another trial to queue; where none could be proposed, not before another has ended."""
-        return self._trials < self._session.spec.trials and self._nothing_more_at != self._seen
+        return len(self._standing) < self._session.spec.trials and self._nothing_more_at != self._changes
 
     def _ask(self, present: Mapping[str, int]) -> bool:
         """Queue the next candidate on a target where it is this search's turn; False if there is none."""
@@ -74,7 +84,7 @@ class FleetLoop(TrialLoop):
             record = self._propose([target for target in session.space.targets if target not in targets])
         if record is None:
             if len(targets) == len(present):
-                self._nothing_more_at = self._seen
+                self._nothing_more_at = self._changes
             return False
         if not self._answer(record):
             self._doorbell.ring((record,))
@@ -87,31 +97,33 @@ class FleetLoop(TrialLoop):
             if session.over:
                 session.ledger.withdraw(record.id)
                 return
-            self._wait(self._fleet.present(), {record.candidate.target})
+            self._wait(self._fleet.present(LOOK_SECONDS), {record.candidate.target})
 
     def _catch_up(self) -> tuple[TrialRecord, ...]:
         """Learn from the trials that have ended since, and return those that have not."""
         session = self._session
-        session.ledger.requeue_lost(session.record.id, owner_is_alive)
-        progress = session.ledger.progress(session.record.id)
-        if progress != self._seen:
-            records = {record.number: record for record in session.ledger.trials(session.record.id)}
-            for step in progress:
-                if step not in self._known:
-                    self._known.add(step)
-                    self._take_note(records[step[0]])
-            self._seen, self._trials = progress, len(records)
-            self._unfinished = tuple(record for record in records.values() if record.state != "DONE")
-        self._doorbell.ring(self._unfinished)
-        return self._unfinished
+        if time.monotonic() - self._lost_looked_for_at >= LOOK_SECONDS:
+            for lost in session.ledger.requeue_lost(session.record.id, owner_is_alive):
+                self._meter.lost(lost.candidate.target)
+            self._lost_looked_for_at = time.monotonic()
+        changed = self._known.look()
+        self._changes += bool(changed)
+        for record in changed:
+            self._take_note(record)
+        unfinished = self._known.unfinished
+        self._doorbell.ring(unfinished)
+        return unfinished
 
     def _take_note(self, record: TrialRecord) -> None:
-        if record.state == "RUNNING":
-            self._session.progress.started(record.number, f"{record.candidate.label()} on {record.candidate.target}")
-        elif record.state == "DONE":
-            if record.outcome is not None and record.answered_by is None:
-                self._took(record.candidate, sum(record.outcome.stage_seconds.values()))
-            self._conclude(record.number)
+        target = record.candidate.target
+        with bound_contextvars(trial=record.number, attempt=record.attempt):
+            if record.state == "RUNNING":
+                self._session.progress.started(record.number, f"{record.candidate.label()} on {target}")
+            elif record.state == "DONE":
+                if record.outcome is not None and record.answered_by is None:
+                    self._took(record.candidate, sum(record.outcome.stage_seconds.values()))
+                    self._meter.ended(target, record.outcome)
+                self._conclude(record.number)
 
     def _wait(self, present: Collection[str], wanted: Collection[str]) -> None:
         """Wait a moment, and say for which of the ``wanted`` targets nobody is there."""
@@ -120,7 +132,8 @@ class FleetLoop(TrialLoop):
 
     def _say_untried(self) -> None:
         """Name the targets of which nothing was measured for want of a worker."""
-        tried = {trial.candidate.target for trial in self._session.trials() if trial.outcome != "queued"}
+        self._known.look()
+        tried = {trial.candidate.target for trial in self._standing.trials if trial.outcome != "queued"}
         for target in self._session.space.targets:
             if target not in tried:
                 self._session.note(f"nothing was tried on {target}")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from search.fleet import Fleet
-from search.front import best_trial, pareto_front
+from search.known_trials import KnownTrials
 from search.progress import Progress
-from search.result import TrialResult
 from search.spec import SearchSpec
-from search.view import count_trials, trial_results
 from workers.lease import Cancellation, owner_is_alive, wait_for
 from workers.ledger import Ledger
 from workers.records import SearchRecord
@@ -28,7 +26,7 @@ class Follower:
         self._ledger, self._home, self._record, self._progress = ledger, home, record, progress
         self._spec = SearchSpec.model_validate(record.spec)
         self._fleet = Fleet(ledger, home, self._spec.targets, {})
-        self._seen: set[tuple[int, int, str]] = set()
+        self._known = KnownTrials(ledger, record.id, self._spec)
         self._alone = 0
 
     def follow(self, stop: Cancellation) -> SearchRecord:
@@ -41,21 +39,12 @@ class Follower:
             self._tell_whom_it_waits_for()
 
     def _tell(self) -> None:
-        news = [step for step in self._ledger.progress(self._record.id) if step not in self._seen]
-        if not news:
-            return
-        trials = {trial.number: trial for trial in trial_results(self._ledger.trials(self._record.id), self._spec)}
-        for step in news:
-            self._seen.add(step)
-            number, _, state = step
-            if state == "RUNNING":
-                label = f"{trials[number].candidate.label()} on {trials[number].candidate.target}"
-                self._progress.started(number, label)
-            elif state == "DONE" and trials[number].outcome not in ("queued", "running"):
-                self._progress.finished(trials[number], count_trials(list(trials.values())), self._best(trials))
-
-    def _best(self, trials: dict[int, TrialResult]) -> TrialResult | None:
-        return best_trial(pareto_front(list(trials.values()), self._spec.goal, self._spec.percentile))
+        standing = self._known.standing
+        for record in self._known.look():
+            if record.state == "RUNNING":
+                self._progress.started(record.number, f"{record.candidate.label()} on {record.candidate.target}")
+            elif record.state == "DONE":
+                self._progress.finished(standing.trial(record.number), standing.counts, standing.best)
 
     def _tell_whom_it_waits_for(self) -> None:
         present = self._fleet.present()

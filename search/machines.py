@@ -28,6 +28,7 @@ from workers.interpreters import Interpreters, open_interpreters
 from workers.keeping import Keeping
 from workers.lease import Cancellation
 from workers.ledger import Ledger
+from workers.meter import Meter
 from workers.sandbox import Sandbox
 from workers.worker import Hear, Worker
 
@@ -96,7 +97,7 @@ def doctor(backend_python: Mapping[str, str] = MappingProxyType({})) -> DoctorRe
 def work(
     ledger: Ledger, home: Path, *, target: str | None, device: str | None, name: str | None, broker: str | None,
     say: Callable[[str], None], drain: Cancellation, abort: Cancellation, interpreters: Interpreters,
-    alive: Path | None = None, keeping: Keeping | None = None,
+    alive: Path | None = None, keeping: Keeping | None = None, meter: Meter | None = None,
 ) -> WorkerReport:  # fmt: skip
     """Serve one target of this machine, see ``search.api.work``."""
     found = probe_target(target)
@@ -112,7 +113,7 @@ def work(
     hear = None if broker is None else _hear_through(broker, found.name)
     with Sandbox() as sandbox:
         worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say, alive=tell,
-                        interpreters=interpreters, keeping=keeping)  # fmt: skip
+                        interpreters=interpreters, keeping=keeping, meter=meter)  # fmt: skip
         for note in interpreters.notes():
             say(note)
         say(f"{worker.name} serves {found.name} on {worker.device} with {', '.join(usable)}; home {home}")

@@ -4,6 +4,7 @@ neighbours of the best in turn, and last the float references that the best is t
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -23,6 +24,9 @@ ASSUMED_SPEEDUP = 4
 
 FLOAT = "fp32"
 
+MOST_ANCHORS = 128
+"""Of so many candidates the neighbours are kept in memory."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -34,13 +38,18 @@ class Proposal:
 
 
 class Proposer:
-    """Decides the next candidate from what is known; holds no state but its random numbers."""
+    """Decides the next candidate from what is known; what it keeps besides its random numbers follows from the space.
+
+    Of the trials it needs those that decide: ``Standing.shortlist``, or all of them.
+    """
 
     def __init__(self, space: JointSpace, spec: SearchSpec, sampler: Sampler, seed: int) -> None:
         self._space = space
         self._spec = spec
         self._sampler = sampler
         self._random = random.Random(seed)  # noqa: S311
+        self._openings: dict[tuple[str, int], list[Proposal]] = {}
+        self._neighbours = Neighbours(space)
 
     def next(
         self, trials: Sequence[TrialResult], told: Mapping[str, Told | None], remaining: int,
@@ -48,8 +57,8 @@ class Proposer:
     ) -> Proposal | None:  # fmt: skip
         """Return the next proposal, or None if every candidate of the space was tried.
 
-        ``told`` knows every candidate of the search by hash; ``remaining`` is the number of trials still allowed.
-        Nothing is proposed for the targets to ``avoid``: nobody is there to run it.
+        ``told`` knows every candidate of the search by hash, and only those; ``remaining`` is the number of trials
+        still allowed. Nothing is proposed for the targets to ``avoid``: nobody is there to run it.
         """
         missing = [item for item in self.references(trials)
                    if item.candidate.hash not in told and item.candidate.target not in avoid]  # fmt: skip
@@ -58,7 +67,7 @@ class Proposer:
         for proposal in self._opening(trials):
             if proposal.candidate.hash not in told and proposal.candidate.target not in avoid:
                 return proposal
-        if len(trials) % 2 and (neighbour := self._neighbour(trials, told, avoid)) is not None:
+        if len(told) % 2 and (neighbour := self._neighbour(trials, told, avoid)) is not None:
             return Proposal(neighbour, "neighbour")
         candidate = self._sampler.ask(told, avoid)
         return None if candidate is None else Proposal(candidate, "sampled")
@@ -82,7 +91,7 @@ class Proposer:
         best = best_trial(pareto_front(trials, self._spec.goal, self._spec.percentile))
         if best is None:
             return None
-        for name, candidates in neighbours(self._space, best.candidate).items():
+        for name, candidates in self._neighbours.of(best.candidate).items():
             unseen = [candidate for candidate in candidates if candidate.hash not in told]
             if unseen and name not in (TARGET, "batch_size", "threads"):
                 return Proposal(unseen[0], "neighbour")
@@ -90,22 +99,23 @@ class Proposer:
 
     def _opening(self, trials: Sequence[TrialResult]) -> Iterator[Proposal]:
         """Yield the opening of every target, one of each in turn: one that is slow to answer holds up no other."""
-        openings = [self._opening_of(space, trials) for space in self._space.parts.values()]
+        openings = [self._opening_of(space, self._filling_batch(space, trials)) for space in self._space.parts.values()]
         for proposals in zip_longest(*openings):
             yield from (proposal for proposal in proposals if proposal is not None)
 
-    def _opening_of(self, space: Space, trials: Sequence[TrialResult]) -> Iterator[Proposal]:
-        """Yield the baseline, every backend's float model, and every backend's known-good recipes on one target."""
-        smallest = min(space.batch_sizes)
+    def _opening_of(self, space: Space, batch_size: int) -> Sequence[Proposal]:
+        """Return the baseline, every backend's float model, and every backend's known-good recipes on one target."""
+        known = self._openings.get((space.target.name, batch_size))
+        if known is not None:
+            return known
+        found = []
         if "eager" in space.schemes:
-            yield Proposal(space.as_written("eager", smallest), "baseline", gates=False)
-        batch_size = self._filling_batch(space, trials)
-        for backend, schemes in space.schemes.items():
-            if FLOAT in schemes:
-                yield Proposal(space.as_written(backend, batch_size), "baseline", gates=False)
-        for backend, schemes in space.recipes.items():
-            yield from (Proposal(space.recipe(backend, scheme, batch_size), "recipe")
-                        for scheme in schemes if scheme != FLOAT)  # fmt: skip
+            found.append(Proposal(space.as_written("eager", min(space.batch_sizes)), "baseline", gates=False))
+        found += [Proposal(space.as_written(backend, batch_size), "baseline", gates=False)
+                  for backend, schemes in space.schemes.items() if FLOAT in schemes]  # fmt: skip
+        found += [Proposal(space.recipe(backend, scheme, batch_size), "recipe")
+                  for backend, schemes in space.recipes.items() for scheme in schemes if scheme != FLOAT]  # fmt: skip
+        return self._openings.setdefault((space.target.name, batch_size), found)
 
     def _filling_batch(self, space: Space, trials: Sequence[TrialResult]) -> int:
         """Guess the batch size that fills the latency budget, from the target's baseline at the smallest one."""
@@ -128,14 +138,47 @@ class Proposer:
         anchors = [front[0]] * 2 + list(front[1:])
         self._random.shuffle(anchors)
         for anchor in anchors:
-            by_choice = neighbours(self._space, anchor.candidate)
             unseen = {
-                name: fresh for name, found in by_choice.items()
-                if (fresh := [each for each in found if each.hash not in told and each.target not in avoid])
+                name: fresh for name, found in self._neighbours.unseen(anchor.candidate, told).items()
+                if (fresh := [each for each in found if each.target not in avoid])
             }  # fmt: skip
             if unseen:
                 return unseen[self._random.choice(sorted(unseen))][0]
         return None
+
+
+class Neighbours:
+    """The neighbours of a candidate and those of them that nobody has tried, worked out once.
+
+    What was tried stays tried: an anchor without unseen neighbours is not looked at again.
+    """
+
+    def __init__(self, space: JointSpace) -> None:
+        self._space = space
+        self._found: OrderedDict[str, dict[str, list[Candidate]]] = OrderedDict()
+        self._exhausted: set[str] = set()
+
+    def of(self, candidate: Candidate) -> dict[str, list[Candidate]]:
+        """Return the candidates that differ in one choice, see ``neighbours``."""
+        found = self._found.get(candidate.hash)
+        if found is None:
+            found = self._found[candidate.hash] = neighbours(self._space, candidate)
+        self._found.move_to_end(candidate.hash)
+        if len(self._found) > MOST_ANCHORS:
+            self._found.popitem(last=False)
+        return found
+
+    def unseen(self, candidate: Candidate, told: Collection[str]) -> dict[str, list[Candidate]]:
+        """Return those that are not among ``told``, which may only grow, by the choice in which they differ."""
+        if candidate.hash in self._exhausted:
+            return {}
+        unseen = {
+            name: fresh for name, found in self.of(candidate).items()
+            if (fresh := [each for each in found if each.hash not in told])
+        }  # fmt: skip
+        if not unseen:
+            self._exhausted.add(candidate.hash)
+        return unseen
 
 
 def neighbours(joint: JointSpace, candidate: Candidate) -> dict[str, list[Candidate]]:

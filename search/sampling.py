@@ -15,60 +15,71 @@ from typing import TYPE_CHECKING
 from evaluators.candidate import Candidate, Scalar
 from evaluators.joint_space import TARGET, JointSpace
 from evaluators.parameters import Number, Parameter
+from search.lessons import MOST_SHOWN, kept
+from search.lessons import Told as Told
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial, TrialState
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial, TrialState
 
 ASKS_PER_CANDIDATE = 10
+ASKS_WHEN_FULL = 4
+"""So often at most a candidate is asked for, where repeats come, before and after the sampler has seen much."""
+
 RANDOM_TRIES = 200
 SMALL_SPACE = 20_000
-
-
-class Told:
-    """What the sampler is told of a candidate: objective values, or None where it was not measured, and violations."""
-
-    def __init__(self, values: tuple[float, float] | None, violations: Mapping[str, float]) -> None:
-        self.values = values
-        self.violations = dict(violations)
 
 
 class Sampler:
     """Asks a TPE for candidates of a space; minimises the objective and maximises accuracy under constraints.
 
-    ``multivariate`` and ``group`` are on: below about 60 trials they are the steadier choice.
+    ``multivariate`` and ``group`` are on: below about 60 trials they are the steadier choice. Once it has seen
+    ``MOST_SHOWN`` trials it is shown the best and the latest ones only, so that an ask takes the same time however
+    many there are.
     """
 
     def __init__(self, space: JointSpace, seed: int) -> None:
         import optuna
 
+        from search.tpe import QuickTpe
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._space = space
         self._random = random.Random(seed)  # noqa: S311
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-        self._study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+        self._tpe = QuickTpe(seed)
+        self._study = self._new_study()
+        self._parameters = dict(space.dimensions())
         self._running: dict[str, Trial] = {}
+        self._carried: dict[str, int] = {}
+        self._told: dict[str, Told] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self._shown = 0
+        self._is_full = False
+        self._rest: dict[tuple[str, ...], list[Candidate]] = {}
 
     def ask(self, known: Mapping[str, Told | None], avoid: Collection[str] = ()) -> Candidate | None:
         """Return a candidate that is not in ``known`` (by hash), or None if the space is exhausted.
 
         A repeat is answered with what is known of it (None: it still runs), and asked again; after ten repeats a random
-        unseen candidate takes its place. It is of none of the targets to ``avoid``.
+        unseen candidate takes its place. It is of none of the targets to ``avoid``. Once the sampler has seen much,
+        repeats are no longer answered, and fewer.
         """
         offered = [target for target in self._space.targets if target not in avoid]
         if not offered:
             return None
-        for _ in range(ASKS_PER_CANDIDATE):
+        for _ in range(ASKS_WHEN_FULL if self._is_full else ASKS_PER_CANDIDATE):
             if len(offered) < len(self._space.targets):
                 self._study.enqueue_trial({TARGET: self._random.choice(offered)})
             trial = self._study.ask()
             candidate = self._space.walk(partial(_suggest, trial))
             if candidate.hash not in known:
                 self._running[candidate.hash] = trial
+                self._candidates[candidate.hash] = candidate
                 return candidate
             told = known[candidate.hash]
-            if told is not None:
+            if told is not None and not self._is_full:
                 self._finish(trial, told)
             else:
                 self._study.tell(trial, state=_state("FAIL"))
@@ -84,28 +95,57 @@ class Sampler:
         spaces = [self._space.of(target) for target in targets]
         if sum(space.size for space in spaces) > SMALL_SPACE:
             return None
-        rest = [each for space in spaces for each in space.candidates() if each.hash not in known]
+        left = self._rest.get(tuple(targets))
+        everything = (each for space in spaces for each in space.candidates()) if left is None else left
+        rest = self._rest[tuple(targets)] = [each for each in everything if each.hash not in known]
         return self._random.choice(rest) if rest else None
 
     def tell(self, candidate: Candidate, told: Told) -> None:
         """Tell how a candidate ended, whoever proposed it."""
-        import optuna
-
         if (trial := self._running.pop(candidate.hash, None)) is not None:
             self._finish(trial, told)
-            return
+        else:
+            lesson = self._lesson(candidate, "COMPLETE" if told.values else "PRUNED", told)
+            if (number := self._carried.pop(candidate.hash, None)) is not None:
+                self._study.tell(number, state=_state("FAIL"))
+            self._study.add_trial(lesson)
+            self._shown += 1
+        self._candidates[candidate.hash] = candidate
+        self._told.pop(candidate.hash, None)
+        self._told[candidate.hash] = told
+        if self._shown > MOST_SHOWN:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Show the sampler the best and the latest trials, and those that run, and nothing else any more."""
+        self._study = self._new_study()
+        shown = kept(self._told)
+        for name in shown:
+            told = self._told[name]
+            self._study.add_trial(self._lesson(self._candidates[name], "COMPLETE" if told.values else "PRUNED", told))
+        running = [*self._carried, *self._running]
+        for name in running:
+            self._study.add_trial(self._lesson(self._candidates[name], "RUNNING"))
+        self._carried, self._running = {name: len(shown) + n for n, name in enumerate(running)}, {}
+        self._shown, self._is_full = len(shown), True
+
+    def _new_study(self) -> Study:
+        import optuna
+
+        return optuna.create_study(directions=["minimize", "maximize"], sampler=self._tpe)
+
+    def _lesson(self, candidate: Candidate, state: str, told: Told | None = None) -> FrozenTrial:
+        """Return a candidate as a trial of the study."""
+        import optuna
+
         choices = self._space.choices_of(candidate)
-        parameters = dict(self._space.dimensions())
-        distributions = {name: _distribution(parameters[name]) for name in choices}
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=_state("COMPLETE" if told.values else "PRUNED"),
-                values=told.values,
-                params={name: _encoded(parameters[name], value) for name, value in choices.items()},
-                distributions=distributions,
-                constraints=told.violations,
-            )
-        )
+        parameters = self._parameters
+        return optuna.trial.create_trial(
+            state=_state(state), values=told.values if told else None,
+            params={name: _encoded(parameters[name], value) for name, value in choices.items()},
+            distributions={name: _distribution(parameters[name]) for name in choices},
+            constraints=told.violations if told else None,
+        )  # fmt: skip
 
     def _finish(self, trial: Trial, told: Told) -> None:
         for key, violation in told.violations.items():
@@ -114,6 +154,7 @@ class Sampler:
             self._study.tell(trial, state=_state("PRUNED"))
         else:
             self._study.tell(trial, told.values)
+        self._shown += 1
 
 
 def _state(name: str) -> TrialState:

@@ -9,11 +9,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+from structlog.contextvars import bound_contextvars
 
 from evaluators.errors import InfrastructureError, IntegrityError, ParetuneError, UsageError
 from search.coordinator import Coordinator, FleetMeans
 from search.delivery import deliver_ended
+from search.presence import Presence
 from search.result import TrialCounts, TrialResult
 from workers.lease import SearchTakenError, owner_is_alive, wait_for
 from workers.ledger import Ledger
@@ -67,8 +71,8 @@ class Service:
         self, ledger: Ledger, home: Path, means: FleetMeans, say: Callable[[str], None],
         alive: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        self._alive = alive
-        self._ledger, self._home, self._means, self._say = ledger, home, means, say
+        self._ledger, self._home, self._say, self._alive = ledger, home, say, alive
+        self._means = means if means.presence else replace(means, presence=Presence(ledger))
         self._threads: dict[str, threading.Thread] = {}
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
@@ -107,6 +111,10 @@ class Service:
 
     def _coordinate(self, record: SearchRecord) -> None:
         """See one search through; whatever goes wrong with it, the others go on."""
+        with bound_contextvars(search=record.id):
+            self._see_through(record)
+
+    def _see_through(self, record: SearchRecord) -> None:
         coordinator = Coordinator(self._ledger, self._home, record, Spoken(record.name, self._say),
                                   fleet=self._means)  # fmt: skip
         self._say(f"{record.name}: taken")

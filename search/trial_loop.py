@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,13 +19,14 @@ from evaluators.verdicts import judge_all
 from search.finalists import comparison_seconds
 from search.fleet import Fleet
 from search.front import best_trial, nearest_trials, pareto_front
+from search.known_trials import KnownTrials
 from search.progress import Progress
 from search.projection import Projection
 from search.proposals import Proposal, Proposer
 from search.result import TrialResult
 from search.sampling import Sampler, Told
 from search.spec import SearchSpec
-from search.view import count_trials, objective_of, trial_results
+from search.view import objective_of, trial_results
 from workers.doorbell import Bell
 from workers.lease import Cancellation
 from workers.ledger import Ledger
@@ -95,11 +96,14 @@ class TrialLoop:
         self._sampler = Sampler(session.space, session.spec.seed)
         self._proposer = Proposer(session.space, session.spec, self._sampler, session.spec.seed)
         self._told: dict[str, Told | None] = {}
-        self._seconds: dict[tuple[str, str], list[float]] = {}
+        self._seconds: dict[tuple[str, str], tuple[int, float]] = {}
+        self._known = KnownTrials(session.ledger, session.record.id, session.spec)
+        self._standing = self._known.standing
 
     def run(self) -> None:
         """Run trials until their number, the time or the space is used up."""
-        for trial in self._session.trials():
+        self._known.look()
+        for trial in self._standing.trials:
             self._learn(trial)
         while not self._session.over and (record := self._queued() or self._propose()) is not None:
             self._run(record)
@@ -117,21 +121,21 @@ class TrialLoop:
         """Score the models of the front on all of validation where the verdict was certain before the end of it."""
         session = self._session
         while not session.over:
-            front = session.front(session.trials())
-            partly = next((trial for trial in front if trial.accuracy_complete is False), None)
+            self._known.look()
+            partly = next((trial for trial in self._standing.front if trial.accuracy_complete is False), None)
             if partly is None:
                 return
             self._run(session.ledger.rerun(f"{session.record.id}/{partly.number}", gates=False))
 
     def _queued(self) -> TrialRecord | None:
-        records = self._session.ledger.trials(self._session.record.id)
-        return next((record for record in records if record.state == "QUEUED"), None)
+        self._known.look()
+        return next((record for record in self._known.unfinished if record.state == "QUEUED"), None)
 
     def _propose(self, avoid: Collection[str] = ()) -> TrialRecord | None:
         """Queue the next candidate, of none of the targets to ``avoid``; None if there is none that can be afforded."""
-        session = self._session
-        trials = session.trials()
-        remaining = session.spec.trials - len(trials)
+        session, tried = self._session, len(self._standing)
+        trials = self._standing.shortlist
+        remaining = session.spec.trials - tried
         if remaining <= 0:
             return None
         missing = [item for item in self._proposer.references(trials) if item.candidate.hash not in self._told]
@@ -140,7 +144,7 @@ class TrialLoop:
         proposal = self._proposer.next(trials, self._told, remaining, avoid)
         if proposal is None:
             if not avoid:
-                session.note(f"every candidate of the space was tried ({len(trials)})")
+                session.note(f"every candidate of the space was tried ({tried})")
             return None
         if not self._affordable(proposal, remaining, trials):
             proposal = missing[0] if missing else self._proposer.beside_best(trials, self._told)
@@ -164,19 +168,21 @@ class TrialLoop:
                 session.ledger.withdraw(record.id)
                 return
             self._took(candidate, time.monotonic() - begun)
+        self._known.look()
         self._conclude(record.number)
 
     def _took(self, candidate: Candidate, seconds: float) -> None:
-        self._seconds.setdefault((candidate.target, candidate.backend), []).append(seconds)
+        key = (candidate.target, candidate.backend)
+        count, total = self._seconds.get(key, (0, 0.0))
+        self._seconds[key] = (count + 1, total + seconds)
 
     def _conclude(self, number: int) -> None:
         """Learn from a trial that has ended, show it, and deliver the news of it."""
-        session = self._session
-        trials = session.trials()
-        done = next(trial for trial in trials if trial.number == number)
+        session, standing = self._session, self._standing
+        done = standing.trial(number)
         self._learn(done)
-        session.progress.finished(done, count_trials(trials), session.best(trials))
-        session.projection.deliver(session.ledger, session.record.id, trials)
+        session.progress.finished(done, standing.counts, standing.best)
+        session.projection.deliver(session.ledger, session.record.id, standing.trials)
         session.account()
 
     def _answer(self, record: TrialRecord) -> bool:
@@ -249,7 +255,12 @@ class TrialLoop:
 
     def _seconds_for(self, proposals: Sequence[Proposal]) -> float:
         """Return what trials will take, with a reserve: as long as trials of their targets and backends took so far."""
-        every = [seconds for group in self._seconds.values() for seconds in group]
+        everywhere = _mean(self._seconds.values(), 0.0)
         keys = ((item.candidate.target, item.candidate.backend) for item in proposals)
-        known = [self._seconds.get(key) or every or [0.0] for key in keys]
-        return RESERVE * sum(sum(seconds) / len(seconds) for seconds in known)
+        return RESERVE * sum(_mean([self._seconds.get(key, (0, 0.0))], everywhere) for key in keys)
+
+
+def _mean(groups: Iterable[tuple[int, float]], otherwise: float) -> float:
+    """Return the mean of what is counted and summed in ``groups``."""
+    count, total = (sum(values) for values in zip((0, 0.0), *groups, strict=True))
+    return total / count if count else otherwise

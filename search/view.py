@@ -18,20 +18,21 @@ Status = Literal["feasible", "infeasible", "interrupted"]
 
 def trial_results(records: Iterable[TrialRecord], spec: SearchSpec) -> list[TrialResult]:
     """Return every trial as users see it, with its place on the front."""
-    found = [
-        trial_result(
-            record.number, record.candidate, record.source, record.state,
-            record.outcome if record.state == "DONE" else None,
-            answered_by=record.answered_by, mlflow_run_id=record.view_id,
-        )
-        for record in records
-    ]  # fmt: skip
-    if len(spec.targets) > 1:
-        found = [trial.model_copy(update={"label": f"{trial.label} on {trial.candidate.target}"}) for trial in found]
-    if prices := spec.prices:
-        found = [_priced(trial, prices.get(trial.candidate.target)) for trial in found]
+    found = [result_of(record, spec) for record in records]
     front = {trial.number for trial in pareto_front(found, spec.goal, spec.percentile)}
     return [trial.model_copy(update={"pareto": trial.number in front}) for trial in found]
+
+
+def result_of(record: TrialRecord, spec: SearchSpec) -> TrialResult:
+    """Return one trial as users see it; whether it is on the front, only all of them together can tell."""
+    found = trial_result(
+        record.number, record.candidate, record.source, record.state,
+        record.outcome if record.state == "DONE" else None,
+        answered_by=record.answered_by, mlflow_run_id=record.view_id,
+    )  # fmt: skip
+    if len(spec.targets) > 1:
+        found = found.model_copy(update={"label": f"{found.label} on {found.candidate.target}"})
+    return _priced(found, prices.get(found.candidate.target)) if (prices := spec.prices) else found
 
 
 def _priced(trial: TrialResult, price_per_hour: float | None) -> TrialResult:
@@ -102,17 +103,22 @@ def find_best_float(trials: Sequence[TrialResult], best: TrialResult | None, spe
     One that was measured beside other programs stands in only where none was measured without.
     """
     size = best.candidate.batch_size if best else min((t.candidate.batch_size for t in trials), default=1)
-    found = [
-        trial for trial in trials
-        if trial.candidate.is_unmodified_float and trial.candidate.batch_size == size and trial.latency_ms is not None
-        and trial.outcome == "measured" and (best is None or trial.candidate.target == best.candidate.target)
+    ranked = [
+        (rank, trial) for trial in trials
+        if trial.candidate.batch_size == size and (rank := float_rank(trial, spec.percentile)) is not None
+        and (best is None or trial.candidate.target == best.candidate.target)
     ]  # fmt: skip
+    return min(ranked, key=lambda item: item[0], default=(None, None))[1]
 
-    def rank(trial: TrialResult) -> tuple[bool, float]:
-        unclean = trial.latency_ms is not None and not trial.latency_ms.clean
-        return unclean, trial.latency_at(spec.percentile) or float("inf")
 
-    return min(found, key=rank, default=None)
+def float_rank(trial: TrialResult, percentile: str) -> tuple[bool, float] | None:
+    """Return what unmodified fp32 models are ranked by, the fastest first; None for any other trial.
+
+    One that was measured beside other programs comes after all that were not.
+    """
+    if not trial.candidate.is_unmodified_float or trial.latency_ms is None or trial.outcome != "measured":
+        return None
+    return not trial.latency_ms.clean, trial.latency_at(percentile) or float("inf")
 
 
 def compared(

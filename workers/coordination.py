@@ -127,6 +127,14 @@ class Coordination:
             return {target: count for target, count in connection.execute(counted)}
 
     @lasting
+    def waiting_for(self) -> dict[str, int]:
+        """Return how many trials of running searches wait, by target."""
+        waits = and_(trials.c.state == "QUEUED", searches.c.status == "running")
+        counted = select(trials.c.target, func.count()).select_from(trials).join(searches).where(waits)
+        with self._database.reading() as connection:
+            return {target: count for target, count in connection.execute(counted.group_by(trials.c.target))}
+
+    @lasting
     def turn(self, search_id: str, devices: Mapping[str, int]) -> tuple[str, ...]:
         """Say that a search would queue a trial, and return the targets on which it may do so now, see ``turns_of``.
 

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -38,12 +38,22 @@ _POSTGRESQL = {
     "tcp_user_timeout": 20_000,
 }  # fmt: skip
 
+MOST_PARAMETERS = 500
+"""A statement names no more values than this at once: databases have limits."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class LedgerUnreachableError(InfrastructureError):
     """The connection to the ledger was lost; whether the last change was made is not known."""
+
+
+def batched(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield ``values`` in pieces that one statement can name."""
+    for start in range(0, len(values), MOST_PARAMETERS):
+        yield values[start : start + MOST_PARAMETERS]
 
 
 class _OnDatabase(Protocol):

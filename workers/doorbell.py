@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from evaluators.errors import InfrastructureError
+from workers.meter import Meter, NoMeter
 from workers.records import TrialRecord
 
 AGAIN_SECONDS = 10.0
@@ -35,12 +36,14 @@ class Doorbell:
         idle: returns the targets of which a worker has nothing to do.
         say: told that the bell fails, and that it works again.
         again_s: after so long a waiting trial is rung for again.
+        meter: told of trials that are rung for again.
     """
 
     def __init__(
         self, bell: Bell | None, idle: Callable[[], Collection[str]], say: Callable[[str], None], *,
-        again_s: float = AGAIN_SECONDS, clock: Callable[[], float] = time.monotonic,
+        again_s: float = AGAIN_SECONDS, clock: Callable[[], float] = time.monotonic, meter: Meter | None = None,
     ) -> None:  # fmt: skip
+        self._meter = meter or NoMeter()
         self._bell, self._idle, self._say, self._again_s, self._clock = bell, idle, say, again_s, clock
         self._rung: dict[tuple[str, int], float] = {}
         self._pause_until = float("-inf")
@@ -65,6 +68,8 @@ class Doorbell:
                     self._say(f"{error}; trials wait in the ledger meanwhile")
                 self._fails = True
                 return
+            if key in self._rung:
+                self._meter.rung_again(waiting[key].candidate.target)
             self._rung[key] = now
         if new and self._fails:
             self._fails = False

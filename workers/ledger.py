@@ -21,7 +21,7 @@ from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
 from workers.comparisons import Comparisons
 from workers.coordination import Coordination
-from workers.database import Database, lasting
+from workers.database import Database, batched, lasting
 from workers.promotions import Promotions, certificates
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
 from workers.registered import Workers
@@ -230,13 +230,19 @@ class Ledger(Trials, Workers, Coordination, Comparisons, Promotions):
             return tuple(connection.scalars(waiting))
 
     @lasting
+    def undelivered(self) -> int:
+        """Return how much news is undelivered, of all searches."""
+        with self._database.reading() as connection:
+            waiting = select(func.count()).select_from(outbox).where(outbox.c.delivered_at.is_(None))
+            return connection.scalar(waiting) or 0
+
+    @lasting
     def delivered(self, ids: Collection[int], view_ids: Mapping[str, str] | None = None) -> None:
         """Mark news as delivered; doing so twice changes nothing. ``view_ids`` says where trials are seen, by id."""
         wanted = sorted(ids)
         with self._database.writing() as connection:
-            for start in range(0, len(wanted), 500):
-                chunk = outbox.c.id.in_(wanted[start : start + 500])
-                change = update(outbox).where(chunk, outbox.c.delivered_at.is_(None))
+            for some in batched(wanted):
+                change = update(outbox).where(outbox.c.id.in_(some), outbox.c.delivered_at.is_(None))
                 connection.execute(change.values(delivered_at=self._clock()))
             for trial_id, view_id in (view_ids or {}).items():
                 connection.execute(update(trials).where(trials.c.id == trial_id).values(view_id=view_id))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import delete, insert, select, update
 
 from evaluators.capabilities import Capabilities
-from workers.database import Database, lasting
+from workers.database import Database, batched, lasting
 from workers.records import WorkerRecord, worker_record
 from workers.settings import TrialSettings
 from workers.tables import trial_settings, workers
@@ -56,11 +56,21 @@ class Workers:
             connection.execute(change)
 
     @lasting
-    def workers(self) -> tuple[WorkerRecord, ...]:
-        """Return every worker that ever was, the one seen last first."""
-        wanted = select(workers).order_by(workers.c.last_seen.desc(), workers.c.id)
+    def workers(self, ids: Collection[str] | None = None) -> tuple[WorkerRecord, ...]:
+        """Return every worker that ever was, the one seen last first; only those with these ``ids`` if told."""
+        every = select(workers).order_by(workers.c.last_seen.desc(), workers.c.id)
+        named = batched(sorted(ids)) if ids is not None else ()
+        wanted = [every] if ids is None else [every.where(workers.c.id.in_(some)) for some in named]
         with self._database.reading() as connection:
-            return tuple(worker_record(row) for row in connection.execute(wanted).mappings())
+            return tuple(worker_record(row) for each in wanted for row in connection.execute(each).mappings())
+
+    @lasting
+    def heard_of(self) -> tuple[tuple[str, float], ...]:
+        """Return id and start of the workers that have not left and were heard of lately: cheap, however many."""
+        lately = workers.c.last_seen >= self._clock() - SILENT_SECONDS
+        wanted = select(workers.c.id, workers.c.started_at).where(workers.c.ended_at.is_(None), lately)
+        with self._database.reading() as connection:
+            return tuple((row[0], row[1]) for row in connection.execute(wanted.order_by(workers.c.id)))
 
     def present(self, worker: WorkerRecord, is_alive: Callable[[str], bool]) -> bool:
         """Whether a worker is there: it has not left, was heard of lately, and its process is not known to be dead."""

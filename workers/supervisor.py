@@ -35,6 +35,7 @@ from workers.keeping import Keeping
 from workers.lease import Cancellation, Heartbeat, owner_name, wait_for
 from workers.ledger import Ledger
 from workers.locks import device_lock
+from workers.meter import Meter, NoMeter
 from workers.records import TrialRecord
 from workers.sandbox import AnyJob, Sandbox, SandboxResult
 from workers.settings import TrialSettings
@@ -61,13 +62,15 @@ class Supervisor:
         interpreters: the backends that live in an interpreter of their own: their jobs run there.
         keeping: how large the cache of the home may be, and whether uploaded workloads are run.
         say: told of what happens beside the trial, such as that the shared store cannot be reached.
+        meter: told of outcomes and of lost leases.
     """
 
     def __init__(
         self, ledger: Ledger, sandbox: Sandbox, home: Path, *, owner: str | None = None, device: str | None = None,
         locks: Path | None = None, interpreters: Interpreters | None = None, keeping: Keeping | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None, meter: Meter | None = None,
     ) -> None:  # fmt: skip
+        self._meter = meter or NoMeter()
         self._ledger = ledger
         self._sandbox = sandbox
         self._home = home.resolve()
@@ -110,7 +113,10 @@ class Supervisor:
                 self._stop_where_it_lasts(outcome)
                 return None
             if outcome is not None and self._ledger.finish(*lease, outcome):
+                self._meter.ended(trial.candidate.target, outcome)
                 return outcome
+            if outcome is not None or heartbeat.lost.is_set:
+                self._meter.lost(trial.candidate.target)
             # Either it was cancelled, or the lease went to somebody else and this is refused.
             self._ledger.release(*lease)
             return None

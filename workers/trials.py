@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, RowMapping, Select, and_, func, insert, select, update
 
 from evaluators.candidate import Candidate
 from evaluators.errors import UsageError
 from evaluators.outcome import Failure, FailureKind, Outcome
-from workers.database import Database, lasting
+from workers.database import Database, batched, lasting
 from workers.records import AttemptRecord, EndedHow, TrialRecord, TrialSource, trial_record
 from workers.tables import attempts, outbox, searches, trial_settings, trials, workers
 
@@ -35,11 +35,14 @@ class Trials:
         self._clock = clock
 
     @lasting
-    def trials(self, search_id: str) -> tuple[TrialRecord, ...]:
-        """Return the trials of one search by number."""
-        wanted = select(trials).where(trials.c.search_id == search_id).order_by(trials.c.number)
+    def trials(self, search_id: str, numbers: Collection[int] | None = None) -> tuple[TrialRecord, ...]:
+        """Return the trials of one search by number; only those with these ``numbers``, where some are named."""
+        every = select(trials).where(trials.c.search_id == search_id).order_by(trials.c.number)
+        named = batched(sorted(numbers)) if numbers is not None else ()
+        wanted = [every] if numbers is None else [every.where(trials.c.number.in_(some)) for some in named]
         with self._database.reading() as connection:
-            return tuple(trial_record(row) for row in connection.execute(wanted).mappings())
+            rows = [row for each in wanted for row in connection.execute(each).mappings()]
+        return tuple(trial_record(row) for row in rows)
 
     @lasting
     def trial(self, trial_id: str) -> TrialRecord:
@@ -52,11 +55,17 @@ class Trials:
             return trial_record(_row(connection, trial_id))
 
     @lasting
-    def queued(self, target: str, search_id: str | None = None) -> tuple[TrialRecord, ...]:
+    def queued(
+        self, target: str, search_id: str | None = None, *, only: str | None = None, most: int | None = None
+    ) -> tuple[TrialRecord, ...]:
         """Return the trials of running searches that wait for ``target``, the one that has waited longest first.
 
         Only searches that have told how their trials are run are looked at; the others run them themselves. Reading
         does not take a trial: ``claim`` does, and may find that somebody else was quicker.
+
+        Args:
+            only: the id of the one trial that is asked for.
+            most: no more than so many are returned.
         """
         running = and_(searches.c.status == "running", searches.c.cancel_requested.is_(False))
         told = trial_settings.c.search_id == trials.c.search_id
@@ -64,8 +73,10 @@ class Trials:
         waiting = select(trials).join(searches).join(trial_settings, told).where(mine, running)
         if search_id is not None:
             waiting = waiting.where(trials.c.search_id == search_id)
+        if only is not None:
+            waiting = waiting.where(trials.c.id == only)
         with self._database.reading() as connection:
-            rows = connection.execute(waiting.order_by(trials.c.created_at, trials.c.number)).mappings()
+            rows = connection.execute(waiting.order_by(trials.c.created_at, trials.c.number).limit(most)).mappings()
             return tuple(trial_record(row) for row in rows)
 
     @lasting
@@ -76,10 +87,19 @@ class Trials:
             return tuple(trial_record(row) for row in rows)
 
     @lasting
-    def progress(self, search_id: str) -> tuple[tuple[int, int, str], ...]:
-        """Return number, attempt and state of a search's trials: cheap to read, and it changes whenever one does."""
+    def progress(self, search_id: str, *, done_up_to: int | None = None) -> tuple[tuple[int, int, str], ...]:
+        """Return number, attempt and state of a search's trials: cheap to read, and it changes whenever one does.
+
+        With ``done_up_to`` those that have ended are left out up to that number: what is left does not grow with the
+        search.
+        """
         columns = (trials.c.number, trials.c.attempt, trials.c.state)
-        wanted = select(*columns).where(trials.c.search_id == search_id).order_by(trials.c.number)
+        every = select(*columns).where(trials.c.search_id == search_id)
+        if done_up_to is None:
+            wanted: Select[Any] | CompoundSelect[Any] = every.order_by(trials.c.number)
+        else:
+            unfinished = every.where(trials.c.state.in_(("QUEUED", "RUNNING")))
+            wanted = unfinished.union(every.where(trials.c.number > done_up_to)).order_by("number")
         with self._database.reading() as connection:
             return tuple((row[0], row[1], row[2]) for row in connection.execute(wanted))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ def turns_of(
 def _places(target: str, free: int, wishes: Sequence[Wish]) -> list[str]:
     """Return whom the free places of a target go to, in this order."""
     contenders = [wish for wish in wishes if target in wish.targets]
+    waiting = [(_rank(wish, target, 0), wish, 0) for wish in contenders if _may_have(wish, 0)]
+    heapify(waiting)
     given: list[str] = []
-    for _ in range(free):
-        open_to = [wish for wish in contenders if _may_have(wish, given.count(wish.search_id))]
-        if not open_to:
-            break
-        given.append(min(open_to, key=lambda wish: _rank(wish, target, given.count(wish.search_id))).search_id)
+    while waiting and len(given) < free:
+        _, wish, had = waiting[0]
+        given.append(wish.search_id)
+        if _may_have(wish, had + 1):
+            heapreplace(waiting, (_rank(wish, target, had + 1), wish, had + 1))
+        else:
+            heappop(waiting)
     return given
 
 

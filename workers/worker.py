@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+
+from structlog.contextvars import bound_contextvars
 
 from evaluators.capabilities import Capabilities
 from evaluators.errors import InfrastructureError, IntegrityError, UsageError
@@ -18,6 +20,7 @@ from workers.interpreters import Interpreters
 from workers.keeping import Keeping
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
+from workers.meter import Meter, NoMeter
 from workers.records import ComparisonRecord, TrialRecord
 from workers.registered import BEAT_SECONDS
 from workers.repeated import Repeated
@@ -30,6 +33,9 @@ LOOK_SECONDS = 0.3
 
 WATCH_SECONDS = 1.0
 """How often a worker asks whether the search of its trial still runs."""
+
+FIRST_LOOK = 8
+"""So many of the trials that wait are read at first; all of them only where none of these is for such a machine."""
 
 RETRY_SECONDS = 5.0
 """How long a worker waits after the ledger or the sandbox failed."""
@@ -57,8 +63,9 @@ class Worker:
         locks: folder of the device locks, the user's own unless told.
         interpreters: the backends that live in an interpreter of their own.
         keeping: how large the cache of the home may be, and whether uploaded workloads are run.
-        say: told what it does, in words.
+        say: told what it does, in words; ``structlog``'s context says of which search, trial and attempt.
         alive: called every few seconds, after the ledger was told that it is there.
+        meter: told what is worth counting.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Worker:
         keeping: Keeping | None = None,
         say: Callable[[str], None] = lambda text: None,
         alive: Callable[[], None] = lambda: None,
+        meter: Meter | None = None,
     ) -> None:
         self._alive = alive
         self._ledger, self._capabilities, self._search_id, self._say = ledger, capabilities, search_id, say
@@ -84,8 +92,10 @@ class Worker:
         self.id = owner_name(f"{self.target.name}@{self.device}")
         self.name = name or f"{socket.gethostname()}-{self.target.name}"
         self._finished = 0
+        self._meter = meter or NoMeter()
         self._supervisor = Supervisor(ledger, sandbox, home, owner=self.id, device=self.device, locks=locks,
-                                      interpreters=interpreters, keeping=keeping, say=say)  # fmt: skip
+                                      interpreters=interpreters, keeping=keeping, say=say,
+                                      meter=self._meter)  # fmt: skip
 
     def run(self, drain: Cancellation, abort: Cancellation, hear: Hear | None = None) -> int:
         """Work until ``drain`` is set, and the trial in progress has ended; ``abort`` gives that back at once.
@@ -100,6 +110,7 @@ class Worker:
             self.id, self.name, socket.gethostname(), os.getpid(), self._capabilities, self.device
         )
         self._finished = 0
+        self._meter.busy(self.target.name, self.device, False)
         try:
             with Repeated(self._beat, BEAT_SECONDS, f"beat {self.name}"):
                 if hear is None:
@@ -151,11 +162,15 @@ class Worker:
             if settings is not None:
                 self._compare(comparison, settings, abort)
                 return True
-        for trial in self._ledger.queued(self.target.name, self._search_id):
-            settings = self._settings(trial.search_id) if only in (None, trial.id) else None
-            if settings is not None:
-                self._finished += self._see_through(trial, settings, abort)
-                return True
+        for most in (FIRST_LOOK, None):
+            waiting = self._ledger.queued(self.target.name, self._search_id, only=only, most=most)
+            for trial in waiting:
+                settings = self._settings(trial.search_id)
+                if settings is not None:
+                    self._finished += self._see_through(trial, settings, abort)
+                    return True
+            if len(waiting) < FIRST_LOOK:
+                break
         return False
 
     def _settings(self, search_id: str) -> TrialSettings | None:
@@ -177,7 +192,7 @@ class Worker:
             return self._watch(comparison.search_id, lost) and not lost.is_set
 
         try:
-            with Repeated(keep, WATCH_SECONDS, f"keep {comparison.id}"):
+            with self._busy(), Repeated(keep, WATCH_SECONDS, f"keep {comparison.id}"):
                 answer: Comparison | Failure | None = self._supervisor.compare(
                     comparison.search_id, comparison.bundles, settings.on(self.target), comparison.seconds,
                     target=self.target.name, cancel=(abort, lost),
@@ -195,12 +210,24 @@ class Worker:
         self._say(f"comparison {comparison.id}: {'given back' if answer is None else 'done'}")
 
     def _see_through(self, trial: TrialRecord, settings: TrialSettings, abort: Cancellation) -> bool:
-        self._say(f"trial {trial.id}: {trial.candidate.label()}")
         stopped = Cancellation()
-        with Repeated(lambda: self._watch(trial.search_id, stopped), WATCH_SECONDS, f"watch {trial.id}"):
+        with (
+            bound_contextvars(worker=self.name, search=trial.search_id, trial=trial.number, attempt=trial.attempt),
+            self._busy(),
+            Repeated(lambda: self._watch(trial.search_id, stopped), WATCH_SECONDS, f"watch {trial.id}"),
+        ):
+            self._say(f"trial {trial.id}: {trial.candidate.label()}")
             outcome = self._supervisor.run(trial.id, trial.attempt, settings.on(self.target), cancel=(abort, stopped))
-        self._say(f"trial {trial.id}: {outcome.kind if outcome else 'not ours, or stopped; it is queued again'}")
+            self._say(f"trial {trial.id}: {outcome.kind if outcome else 'not ours, or stopped; it is queued again'}")
         return outcome is not None
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._meter.busy(self.target.name, self.device, True)
+        try:
+            yield
+        finally:
+            self._meter.busy(self.target.name, self.device, False)
 
     def _watch(self, search_id: str, stopped: Cancellation) -> bool:
         """Stop the work for a search that has ended or is being cancelled."""

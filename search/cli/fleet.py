@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.cli import options
-from search.cli.output import Reply, note
+from search.cli.logs import LogFormat, log_to
+from search.cli.output import Reply
 
 if TYPE_CHECKING:
     from workers.lease import Cancellation
+    from workers.metrics import Metrics
+
+LOOPBACK = "127.0.0.1"
 
 
 def worker(
@@ -34,6 +38,9 @@ def worker(
     cache_max_size: options.CacheMaxSize = None,
     backend_python: options.BackendPython = None,
     alive: options.Alive = None,
+    log_format: options.LogFormats = LogFormat.AUTO,
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = LOOPBACK,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -44,10 +51,11 @@ def worker(
     _join(home, fleet, store)
     keeping = options.keeping_of(cache_max_size, config, no_uploads)
     pythons = options.pythons_of(backend_python, config)
-    with _switches() as (drain, abort):
-        report = api.work(home, target=target, device=device, name=name, broker=broker, say=note,
-                          backend_python=pythons, keeping=keeping, drain=drain, abort=abort,
-                          alive=alive)  # fmt: skip
+    say = log_to(log_format=log_format, part="worker")
+    with _switches() as (drain, abort), _metrics(metrics_host, metrics_port, say) as metrics:
+        report = api.work(home, target=target, device=device, name=name, broker=broker, say=say,
+                          backend_python=pythons, keeping=keeping, drain=drain, abort=abort, alive=alive,
+                          meter=metrics)  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 
@@ -58,6 +66,9 @@ def coordinator(
     no_uploads: options.NoUploads = False,
     mlflow: options.MlflowServer = None,
     alive: options.Alive = None,
+    log_format: options.LogFormats = LogFormat.AUTO,
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = LOOPBACK,
     json: options.Json = False,
     home: options.Home = options.HOME,
     config: options.HomeConfig = None,
@@ -68,8 +79,9 @@ def coordinator(
 
     _join(home, fleet, store)
     options.keep_runs_on(mlflow, home)
-    with _switches() as (drain, _):
-        report = fleet_api.coordinate(home, broker=broker, say=note, leave=drain, alive=alive,
+    say = log_to(log_format=log_format, part="coordinator")
+    with _switches() as (drain, _), _metrics(metrics_host, metrics_port, say) as metrics:
+        report = fleet_api.coordinate(home, broker=broker, say=say, leave=drain, alive=alive, metrics=metrics,
                                       keeping=Keeping(uploads=not no_uploads))  # fmt: skip
     return Reply(report.to_json(), lambda: f"the coordinator has left; {report.coordinated} searches came to their end")
 
@@ -95,6 +107,20 @@ def _join(home: Path, url: str | None, store: str | None) -> None:
         from search.fleet_api import fleet_of
 
         fleet_of(home, url, store)
+
+
+@contextmanager
+def _metrics(host: str, port: int | None, say: Callable[[str], None]) -> Iterator[Metrics | None]:
+    """Yield what counts, with its endpoint open while the block runs; None where nobody asked for it."""
+    if port is None:
+        yield None
+        return
+    from workers.metrics import Metrics
+
+    metrics = Metrics()
+    with metrics.served(host, port) as chosen:
+        say(f"metrics at http://{host}:{chosen}/metrics")
+        yield metrics
 
 
 @contextmanager

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli.logs import LogFormat
+
 if TYPE_CHECKING:
     from search.spec import SearchSpec
     from workers.keeping import Keeping
 
 LIMITS, SPACE, SPENDING, FLEET = "Limits and goal", "Space", "What may be spent", "Fleet"
+WATCHING = "Watching"
 _LISTS = ("target", "backend", "batch_size")
 
 
@@ -117,6 +120,27 @@ CacheMaxSize = Annotated[
     typer.Option(
         "--cache-max-size", metavar="SIZE", envvar="PARETUNE_CACHE_MAX_SIZE", rich_help_panel=SPENDING,
         help="size of the stage cache, or none (default 20GB)",
+    ),
+]  # fmt: skip
+LogFormats = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format", envvar="PARETUNE_LOG_FORMAT", rich_help_panel=WATCHING,
+        help="auto: sentences on a terminal, else an object on each line",
+    ),
+]  # fmt: skip
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port", metavar="PORT", min=0, max=65535, envvar="PARETUNE_METRICS_PORT", rich_help_panel=WATCHING,
+        help="answer Prometheus at /metrics on this port; 0: any that is free",
+    ),
+]  # fmt: skip
+MetricsHost = Annotated[
+    str,
+    typer.Option(
+        "--metrics-host", metavar="ADDRESS", envvar="PARETUNE_METRICS_HOST", rich_help_panel=WATCHING,
+        help="where that port is open; not beyond this machine unless told",
     ),
 ]  # fmt: skip
 
