@@ -112,7 +112,9 @@ def batch_config(source: Source, options: Options, name: str) -> Message:
 
 def _row(tensor: TensorSpec) -> Message:
     dims = [-1 if size is None else size for size in tensor.shape[1:]]
-    scalar = {} if dims else {"reshape": {}}  # an empty shape: Triton wants a dimension where the model has none
+    scalar: Message = (
+        {} if dims else {"reshape": {}}
+    )  # an empty shape: Triton wants a dimension where the model has none
     return {"name": tensor.name, "data_type": Word(_TYPES[tensor.dtype]), "dims": dims or [1], **scalar}
 
 
