@@ -152,6 +152,11 @@ def _write_model(source: Source, folder: Path, config: Message, *, whole: bool) 
     return folder / "1"
 
 
+def _requirements(manifest: Manifest) -> str:
+    """Return what the Python backend needs: not NumPy, whose version has to be that of Triton's image."""
+    return "".join(f"{line}\n" for line in requirements(manifest).splitlines() if not line.startswith("numpy=="))
+
+
 def _write(source: Source, folder: Path, options: Options) -> Written:
     candidate, name = source.manifest.candidate, options.name or source.name
     models, told = folder / "models", native(candidate)
@@ -161,7 +166,7 @@ def _write(source: Source, folder: Path, options: Options) -> Written:
         shutil.copyfile(HERE / "triton_model.py", version / "model.py")
         if told is None:
             write_runner(source, version)
-            (folder / "requirements.txt").write_text(requirements(source.manifest))
+            (folder / "requirements.txt").write_text(_requirements(source.manifest))
     if told is not None:
         inner = name if alone else name + BATCH
         version = _write_model(source, models / inner, batch_config(source, options, inner), whole=True)
