@@ -120,8 +120,8 @@ def section(found: dict[str, Any]) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
     lines = [
         f"## {when} UTC: {found['label']} through mlflow models serve", "",
-        f"{found['requests']} requests of {found['rows']} real rows ({found['bytes']} bytes of JSON), one after the other, "
-        "in turn with a model that computes nothing.", "", "| | ms |", "| --- | --- |",
+        f"{found['requests']} requests of {found['rows']} real rows ({found['bytes']} bytes of JSON), one after "
+        "the other, in turn with a model that computes nothing.", "", "| | ms |", "| --- | --- |",
     ]  # fmt: skip
     named = {"p50 through the server": "served_p50_ms", "p95 through the server": "served_p95_ms",
              "p50 of the transport": "transport_p50_ms", "p95 of the transport": "transport_p95_ms",

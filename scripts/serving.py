@@ -1,4 +1,4 @@
-"""Model servers for tests and benchmarks: started on a port of their own, asked over HTTP, and ended with all theirs."""
+"""Model servers for tests and benchmarks: started on a port of their own, asked over HTTP, and ended whole."""
 
 from __future__ import annotations
 

@@ -17,11 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluators.bundle import Manifest, open_bundle
+from evaluators.bundle import Manifest, open_bundle, read_manifest
 from evaluators.registry import backend
 from evaluators.run_bundle import run_rows
 from scripts.serving import asked, free_port, mlflow_serving, refused, running
 from search import api
+from search.exports.evidence import unknown
+from search.exports.format import Options
+from search.exports.registry import FORMATS
+from search.exports.source import Source
 from tests.conftest import ROOT
 from tests.interpreters import an_environment
 from tests.search.bundles import WEIGHTS, a_bundle, a_bundle_of_two
@@ -158,10 +162,10 @@ def test_mlflow_serves_an_exported_model(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def serving_python(name: str) -> Path:
-    """Return the Python of an environment that ``make serving`` makes beside this one, whose pins are not ours."""
+    """Return the Python of an environment that ``make test-serving`` makes beside this one, whose pins are not ours."""
     python = Path(os.environ.get(f"PARETUNE_{name.upper()}", ROOT / ".venv" / name)) / "bin" / "python"
     if not python.exists():
-        pytest.skip(f"{python} is not there: make serving installs it")
+        pytest.skip(f"{python} is not there: make test-serving installs it")
     return python
 
 
@@ -231,11 +235,16 @@ class TritonPythonModel:
 
 @pytest.mark.parametrize("make", [onnxruntime, openvino])
 def test_triton_gathers_requests_into_batches_of_the_measured_size(make: Any, tmp_path: Path) -> None:
-    """A real Triton, which has no backend but Python's: it stands in for that of onnxruntime."""
+    """A real Triton, warmed up with real inputs; it has no backend but Python's, which stands in for onnxruntime's."""
     python = serving_python("triton")
     if make is openvino and subprocess.run([str(python), "-c", "import openvino"], check=False).returncode:
         pytest.skip("the environment of Triton has no openvino")
-    out, wanted = exported(make, "triton", tmp_path, name="digits", window_ms=300.0)
+    _, wanted = exported(make, "bundle", tmp_path)
+    bundle, out, example = tmp_path / "home" / "bundles" / "one", tmp_path / "triton", tmp_path / "example.npz"
+    np.savez(example, input=ROWS)
+    manifest = read_manifest(bundle)
+    source = Source(bundle, manifest, unknown("one", manifest), "digits", example)
+    FORMATS["triton"].write(source, out, Options(window_ms=300.0))
     if make is onnxruntime:
         config = out / "models" / "digits_batch" / "config.pbtxt"
         config.write_text(config.read_text().replace('backend: "onnxruntime"', 'backend: "python"'))
@@ -260,6 +269,7 @@ def test_triton_gathers_requests_into_batches_of_the_measured_size(make: Any, tm
         (stats,) = asked(f"{url}/stats")["model_stats"]
     np.testing.assert_allclose(np.concatenate(found), wanted, atol=TOLERANCE)
     np.testing.assert_allclose(wanted, ROWS @ (WEIGHTS if make is onnxruntime else np.ones((4, 3))), atol=1e-5)
-    assert stats["inference_count"] == len(ROWS)
+    assert stats["inference_count"] == len(ROWS), "warm-up does not count"
     if make is onnxruntime:
         assert stats["execution_count"] < len(ROWS), "requests shared calls"
+    assert "failed to run warmup" not in (tmp_path / "log").read_text().lower()
