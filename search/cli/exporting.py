@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from search.exports.exporting import ExportReport
 
-FORMATS = "bundle, onnx, openvino, pt2, coreml, mlflow, mlserver, triton or container"
+FORMATS = "bundle, onnx, openvino, pt2, coreml, mlflow, mlserver, triton, container; or optuna, for the whole search"
 
 
 def export(

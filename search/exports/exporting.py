@@ -13,6 +13,7 @@ from evaluators.frozen import Frozen
 from search.exports.evidence import ExportEvidence
 from search.exports.format import Format, Options, Written
 from search.exports.source import Source, find_source, safe_name
+from search.exports.study import OPTUNA, write_study
 from search.home import home_folder
 
 
@@ -21,7 +22,7 @@ class ExportReport(Frozen):
 
     Attributes:
         output: the folder that was made, and ``files`` in it with their sizes in bytes.
-        digest / label: of the bundle.
+        digest / label: of the bundle; of a search its name, and no digest.
         evidence: ``certified``, ``measured`` or ``unknown``; ``evidence.json`` in the folder holds all of it.
         start: the command that starts it, from within the folder.
         runs_code: what code of its own the bundle runs where it is loaded, or null.
@@ -32,7 +33,7 @@ class ExportReport(Frozen):
     format: str
     output: str
     files: dict[str, int]
-    digest: str
+    digest: str | None
     label: str
     evidence: str
     start: str
@@ -46,6 +47,8 @@ def export(
 ) -> ExportReport:  # fmt: skip
     """Write a bundle as a serving system takes it, with its evidence; ``output`` must not exist, or be empty.
 
+    The format ``optuna`` writes a whole search as an Optuna study.
+
     ``reference`` is a search (its best trial, or ``trial``), ``SEARCH/TRIAL``, ``NAME@ALIAS`` or a bundle's folder.
 
     Raises:
@@ -56,8 +59,12 @@ def export(
     """
     from search.exports.registry import format_named, refuse_unfit
 
-    wanted, folder = format_named(format), Path(output).expanduser().absolute()
-    options = Options(name, window_ms, instances)
+    folder, options = Path(output).expanduser().absolute(), Options(name, window_ms, instances)
+    if format == OPTUNA:
+        if options != Options() or trial is not None or trust is not None:
+            raise UsageError("format optuna writes a whole search, and takes no flags of one bundle")
+        return _export_study(reference, folder, home_folder(home))
+    wanted = format_named(format)
     refuse_options(options)
     refuse_taken(folder)
     source = find_source(reference, home_folder(home), trial, trust)
@@ -68,11 +75,29 @@ def export(
         (staging / "README.md").write_text(_readme(wanted, source, written))
     return ExportReport(
         reference=reference, format=wanted.name, output=str(folder), digest=source.manifest.digest,
-        files={file.relative_to(folder).as_posix(): file.stat().st_size
-               for file in sorted(folder.rglob("*")) if file.is_file()},
-        label=source.evidence.label, evidence=source.evidence.status, start=written.start,
+        files=_sizes(folder), label=source.evidence.label, evidence=source.evidence.status, start=written.start,
         runs_code=source.runs_code, notes=written.notes,
     )  # fmt: skip
+
+
+def _export_study(reference: str, folder: Path, home: Path) -> ExportReport:
+    from search import api
+
+    if not home.is_dir():
+        raise UsageError(f"home {home} does not exist, so it holds no search {reference}; name another with --home")
+    refuse_taken(folder)
+    result = api.result(reference, home)
+    with staged(folder) as staging:
+        written = write_study(result, api.trials(reference, home), staging)
+    return ExportReport(
+        reference=reference, format=OPTUNA, output=str(folder), digest=None, files=_sizes(folder), label=result.name,
+        evidence="measured", start=written.start, notes=written.notes,
+    )  # fmt: skip
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {file.relative_to(folder).as_posix(): file.stat().st_size
+            for file in sorted(folder.rglob("*")) if file.is_file()}  # fmt: skip
 
 
 def refuse_options(options: Options) -> None:

@@ -23,7 +23,9 @@ def format_named(name: str) -> Format:
         UsageError: there is none of that name.
     """
     if name not in FORMATS:
-        raise UsageError(f"there is no format {name!r}; choose one of {', '.join(FORMATS)}")
+        raise UsageError(
+            f"there is no format {name!r}; choose one of {', '.join(FORMATS)}; or optuna, for a whole search"
+        )
     return FORMATS[name]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from benchmarks.served import in_turn, payload
@@ -90,6 +91,18 @@ def test_a_search_is_exported_by_its_best_or_by_number(tiny_search: Any, tmp_pat
         for index, named in enumerate((("tiny", "--trial", str(other["number"])), (f"tiny/{other['number']}",)))
     )
     assert one["digest"] == same["digest"] and one["label"] == other["label"]
+
+    study = command(home, "export", "tiny", "--format", "optuna", "-o", str(tmp_path / "study"))
+    (summary,) = optuna.get_all_study_summaries(f"sqlite:///{tmp_path / 'study' / 'study.db'}")
+    told = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'study' / 'study.db'}")
+    assert (summary.study_name, study["label"], len(told.trials)) == (
+        "tiny",
+        "tiny",
+        tiny_search.result["trials"]["total"],
+    )
+    (same,) = (trial for trial in told.trials if trial.user_attrs["number"] == best["number"])
+    assert same.values == [-best["throughput_per_s"], best["accuracy"]] and same.user_attrs["feasible"]
+    assert same.params["backend"] == best["candidate"]["backend"]
 
     missing = paretune(
         "export", "tiny", "--trial", "999", "--format", "onnx", "-o", str(tmp_path / "no"), "--home", str(home)
