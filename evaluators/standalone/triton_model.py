@@ -56,7 +56,10 @@ class TritonPythonModel:
             total = len(rows[self._inputs[0]])
             index = np.minimum(np.arange(self._batch_size), total - 1)
             tensors = [triton.Tensor(name, np.ascontiguousarray(rows[name][index])) for name in self._inputs]
-            asked = triton.InferenceRequest(model_name=model, requested_output_names=self._outputs, inputs=tensors)
+            asked = triton.InferenceRequest(
+                model_name=model, requested_output_names=self._outputs, inputs=tensors,
+                preferred_memory=triton.PreferredMemory(triton.TRITONSERVER_MEMORY_CPU, 0),
+            )  # fmt: skip
             answer = asked.exec()
             if answer.has_error():
                 raise RuntimeError(answer.error().message())

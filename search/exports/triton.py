@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evaluators.backends.openvino_settings import precision_of, streams_of
 from evaluators.backends.providers import SAVED, provider_of
 from evaluators.bundle import Manifest
@@ -20,7 +22,7 @@ from evaluators.structure import TensorSpec
 from evaluators.target import device_of
 from search.exports.evidence import batching_window_ms
 from search.exports.format import Format, Options, Written
-from search.exports.parts import needs_runner, no_v2_type, real_rows, requirements, write_examples, write_runner
+from search.exports.parts import Rows, needs_runner, no_v2_type, real_rows, requirements, write_examples, write_runner
 from search.exports.pbtxt import Word, pbtxt
 from search.exports.source import Source
 
@@ -66,9 +68,8 @@ def _onnxruntime(candidate: Candidate) -> Message | None:
             "name": "tensorrt", "parameters": {"key": "precision_mode", "value": "FP16" if scheme == "fp16" else "FP32"}
         },
     }[word]  # fmt: skip
-    optimization: Message = (
-        {"graph": {"level": 2}} if word in SAVED else {}
-    )  # 2 is none: the graph was optimized before
+    # Level 2 is none: the graph was optimized when it was built.
+    optimization: Message = {"graph": {"level": 2}} if word in SAVED else {}
     if accelerator is not None:
         optimization["execution_accelerators"] = {"gpu_execution_accelerator": accelerator}
     return {
@@ -80,10 +81,11 @@ def _onnxruntime(candidate: Candidate) -> Message | None:
 
 
 def front_config(source: Source, options: Options) -> Message:
-    """Return the configuration of the model that clients ask: dynamic batching up to the batch size, real warm-up."""
+    """Return the configuration of the model that clients ask, with dynamic batching up to the batch size."""
     manifest, candidate = source.manifest, source.manifest.candidate
     size, name, window = candidate.batch_size, options.name or source.name, options.window_ms
     window = batching_window_ms(source.evidence) if window is None else window
+    told = native(candidate) is not None
     batching = {"preferred_batch_size": [size], "max_queue_delay_microseconds": round(window * 1e3)}
     return {
         "name": name, "backend": "python", "max_batch_size": size,
@@ -91,8 +93,9 @@ def front_config(source: Source, options: Options) -> Message:
         "output": [_row(tensor) for tensor in manifest.outputs.tensors],
         "dynamic_batching": batching if size > 1 else None,
         "instance_group": {"count": options.instances or 1, "kind": Word("KIND_CPU")},
-        "parameters": _parameters({"batch_model": name + BATCH} if native(candidate) is not None else {}),
-        "model_warmup": _warmup(source, rows=size, whole=False),
+        "parameters": _parameters({"batch_model": name + BATCH} if told else {}),
+        # Triton loads both at once: who computes the batch may not be there yet, and warms up itself.
+        "model_warmup": None if told else _warmup(source, whole=False),
     }  # fmt: skip
 
 
@@ -106,15 +109,14 @@ def batch_config(source: Source, options: Options, name: str) -> Message:
         "output": [_whole(tensor, candidate.batch_size) for tensor in manifest.outputs.tensors],
         "instance_group": {"count": options.instances or 1, "kind": Word(kind)},
         **(native(candidate) or {}),
-        "model_warmup": _warmup(source, rows=0, whole=True),
+        "model_warmup": _warmup(source, whole=True),
     }  # fmt: skip
 
 
 def _row(tensor: TensorSpec) -> Message:
     dims = [-1 if size is None else size for size in tensor.shape[1:]]
-    scalar: Message = (
-        {} if dims else {"reshape": {}}
-    )  # an empty shape: Triton wants a dimension where the model has none
+    # Triton wants a dimension where the model has none: it is reshaped to none.
+    scalar: Message = {} if dims else {"reshape": {}}
     return {"name": tensor.name, "data_type": Word(_TYPES[tensor.dtype]), "dims": dims or [1], **scalar}
 
 
@@ -123,19 +125,24 @@ def _whole(tensor: TensorSpec, batch_size: int) -> Message:
     return {"name": tensor.name, "data_type": Word(_TYPES[tensor.dtype]), "dims": dims}
 
 
-def _warmup(source: Source, *, rows: int, whole: bool) -> Message | None:
-    """Return the warm-up with real inputs; Triton makes ``rows`` requests of the one row, or one of the whole batch."""
-    arrays = real_rows(source)
-    if arrays is None:
-        return None
+def _warm(source: Source, *, whole: bool) -> Rows:
+    """Return the real inputs of a warm-up: a whole batch, or one row; nothing where none are kept."""
+    rows = real_rows(source) or {}
+    size = source.manifest.candidate.batch_size if whole else 1
+    return {name: np.ascontiguousarray(array[np.arange(size) % len(array)]) for name, array in rows.items()}
+
+
+def _warmup(source: Source, *, whole: bool) -> Message | None:
+    """Return a warm-up: one request of a whole batch, or as many of one row as a batch has."""
     inputs = [
         {"key": name, "value": {
             "data_type": Word(_TYPES[str(array.dtype)]), "dims": list(array.shape if whole else array.shape[1:]) or [1],
             "input_data_file": name,
         }}
-        for name, array in arrays.items()
+        for name, array in _warm(source, whole=whole).items()
     ]  # fmt: skip
-    return {"name": "real inputs", "batch_size": rows, "inputs": inputs}
+    size = 1 if whole else source.manifest.candidate.batch_size
+    return {"name": "real inputs", "batch_size": size, "inputs": inputs} if inputs else None
 
 
 def _parameters(values: dict[str, Any]) -> list[Message]:
@@ -143,18 +150,19 @@ def _parameters(values: dict[str, Any]) -> list[Message]:
 
 
 def _write_model(source: Source, folder: Path, config: Message, *, whole: bool) -> Path:
-    """Write a model's configuration and warm-up; return the folder of its first version."""
+    """Write a model's configuration and what it is warmed up with; return the folder of its first version."""
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(pbtxt(config))
-    for name, array in (real_rows(source) or {}).items():
-        (folder / "warmup").mkdir(exist_ok=True)
-        (folder / "warmup" / name).write_bytes((array if whole else array[:1]).tobytes())
+    if config["model_warmup"] is not None:
+        (folder / "warmup").mkdir()
+        for name, array in _warm(source, whole=whole).items():
+            (folder / "warmup" / name).write_bytes(array.tobytes())
     return folder / "1"
 
 
 def _requirements(manifest: Manifest) -> str:
     """Return what the Python backend needs: not NumPy, whose version has to be that of Triton's image."""
-    return "".join(f"{line}\n" for line in requirements(manifest).splitlines() if not line.startswith("numpy=="))
+    return "".join(f"{line}\n" for line in requirements(manifest).splitlines() if line.partition("==")[0] != "numpy")
 
 
 def _write(source: Source, folder: Path, options: Options) -> Written:

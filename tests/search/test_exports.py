@@ -204,7 +204,7 @@ def test_mlserver_gathers_the_measured_batch_size_where_batches_can_be_gathered(
     assert model_settings(source, Options(window_ms=0.0), "served")["max_batch_size"] == 0
 
 
-def test_triton_gathers_in_front_of_the_very_file_and_warms_both_up_with_real_inputs(tmp_path: Path) -> None:
+def test_triton_gathers_in_front_of_the_very_file_which_is_warmed_up_with_real_inputs(tmp_path: Path) -> None:
     source = a_source(tmp_path / "one", rows=6)
     front, batch = front_config(source, Options(window_ms=2.0)), batch_config(source, Options(), "digits_batch")
 
@@ -213,8 +213,25 @@ def test_triton_gathers_in_front_of_the_very_file_and_warms_both_up_with_real_in
     assert front["parameters"] == [{"key": "batch_model", "value": {"string_value": "digits_batch"}}]
     assert (batch["backend"], batch["max_batch_size"], batch["input"][0]["dims"]) == ("onnxruntime", 0, [4, 4])
     assert batch["optimization"]["graph"] == {"level": 2}, "the graph was optimized when it was built"
-    assert front["model_warmup"]["batch_size"] == 4 and front["model_warmup"]["inputs"][0]["value"]["dims"] == [4]
-    assert batch["model_warmup"]["batch_size"] == 0 and batch["model_warmup"]["inputs"][0]["value"]["dims"] == [4, 4]
+    assert front["model_warmup"] is None, "it would ask the other, which may not be loaded yet"
+    assert batch["model_warmup"]["batch_size"] == 1 and batch["model_warmup"]["inputs"][0]["value"]["dims"] == [4, 4]
+
+
+def test_triton_computes_in_the_bundles_own_runtime_where_its_own_cannot_be_told(tmp_path: Path) -> None:
+    source = a_source(tmp_path / "one", an_openvino_bundle, rows=2)
+    front, folder = front_config(source, Options()), tmp_path / "out"
+    assert front["parameters"] == [] and front["model_warmup"]["inputs"][0]["value"]["dims"] == [4]
+    FORMATS["triton"].write(source, folder, Options())
+    assert [path.name for path in (folder / "models").iterdir()] == ["digits"]
+    assert (folder / "models" / "digits" / "warmup" / "input").stat().st_size == 4 * 4, "one row, as Triton wants it"
+    assert "numpy" not in (folder / "requirements.txt").read_text(), "that of Triton's image"
+
+
+def test_few_real_inputs_are_repeated_to_warm_up_a_whole_batch(tmp_path: Path) -> None:
+    source, folder = a_source(tmp_path / "one", rows=3), tmp_path / "out"
+    FORMATS["triton"].write(source, folder, Options())
+    stored = np.fromfile(folder / "models" / "digits_batch" / "warmup" / "input", np.float32).reshape(4, 4)
+    np.testing.assert_array_equal(stored, np.arange(12, dtype=np.float32).reshape(3, 4)[[0, 1, 2, 0]])
 
 
 @pytest.mark.parametrize(
