@@ -91,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
                 outputs = self.model(arrays_of(request))
             except ValueError as error:
                 raise Refused(400, str(error)) from None
+            except RuntimeError as error:  # what the runtimes raise
+                raise Refused(500, f"the model failed: {error}") from None
             if not all(array.dtype.kind != "f" or math.isfinite(float(np.sum(np.abs(array), dtype=np.float64)))
                        for array in outputs.values()):  # fmt: skip
                 raise Refused(500, "the model answered with NaN or infinity, which JSON cannot hold")

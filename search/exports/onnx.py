@@ -7,14 +7,16 @@ from pathlib import Path
 from evaluators.backends.providers import SAVED, provider_of
 from evaluators.bundle import Manifest
 from search.exports.format import Format, Options, Written
-from search.exports.parts import standalone, write_examples, write_json
+from search.exports.parts import needs_runner, standalone, write_examples, write_json
 from search.exports.source import Source
 
 MODEL = "model.onnx"
 
 
 def _refuse(manifest: Manifest) -> str | None:
-    return None if MODEL in manifest.files else f"its files are {', '.join(sorted(manifest.files))}, without {MODEL}"
+    if MODEL not in manifest.files:
+        return f"its files are {', '.join(sorted(manifest.files))}, without {MODEL}"
+    return needs_runner(manifest)
 
 
 def _write(source: Source, folder: Path, options: Options) -> Written:

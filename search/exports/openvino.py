@@ -6,16 +6,16 @@ from pathlib import Path
 
 from evaluators.bundle import Manifest
 from search.exports.format import Format, Options, Written
-from search.exports.parts import standalone, write_examples, write_json
+from search.exports.parts import needs_runner, standalone, write_examples, write_json
 from search.exports.source import Source
 
 FILES = ("model.xml", "model.bin")
 
 
 def _refuse(manifest: Manifest) -> str | None:
-    if set(FILES) <= manifest.files.keys():
-        return None
-    return f"its files are {', '.join(sorted(manifest.files))}, which is no OpenVINO IR"
+    if not set(FILES) <= manifest.files.keys():
+        return f"its files are {', '.join(sorted(manifest.files))}, which is no OpenVINO IR"
+    return needs_runner(manifest)
 
 
 def _write(source: Source, folder: Path, options: Options) -> Written:
