@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
                 outputs = self.model(arrays_of(request))
             except ValueError as error:
                 raise Refused(400, str(error)) from None
-            except RuntimeError as error:  # what the runtimes raise
+            except Exception as error:  # runtimes have errors of their own
                 raise Refused(500, f"the model failed: {error}") from None
             if not all(array.dtype.kind != "f" or math.isfinite(float(np.sum(np.abs(array), dtype=np.float64)))
                        for array in outputs.values()):  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from evaluators.bundle import Manifest, open_bundle, read_manifest
+from evaluators.candidate import Runtime
 from evaluators.registry import backend
 from evaluators.run_bundle import run_rows
 from scripts.serving import asked, free_port, mlflow_serving, refused, running
@@ -48,6 +49,26 @@ def openvino(folder: Path) -> Manifest:
     return good.sealed(folder, "openvino")
 
 
+def openvino_streams(folder: Path) -> Manifest:
+    """A batch of 4 that two streams compute, each its half."""
+    from openvino import Model as Graph
+    from openvino import opset13, save_model
+
+    folder.mkdir(parents=True)
+    rows = opset13.parameter([4, 4], np.float32, name="input")
+    rows.output(0).set_names({"input"})
+    product = opset13.matmul(rows, opset13.constant(WEIGHTS), False, False)
+    product.output(0).set_names({"output"})
+    save_model(Graph([product], [rows], "linear"), folder / "model.xml", compress_to_fp16=False)
+    plain, runtime = good.sealed(folder, "openvino"), Runtime.model_validate(STREAMS)
+    candidate = plain.candidate.model_copy(update={"batch_size": 4, "runtime": runtime})
+    (folder / "manifest.json").write_text(plain.model_copy(update={"candidate": candidate}).model_dump_json())
+    return read_manifest(folder)
+
+
+STREAMS = {"threads": 2, "performance_hint": "throughput"}
+
+
 def exported(make: Callable[[Path], Manifest], format: str, folder: Path, **options: Any) -> tuple[Path, np.ndarray]:
     """Export a new bundle; return the export, and what the bundle itself answers on ``ROWS``."""
     bundle = folder / "home" / "bundles" / "one"
@@ -69,11 +90,11 @@ def answered(answer: Any) -> np.ndarray:
     return np.array(output["data"], np.float32).reshape(output["shape"])
 
 
-@pytest.fixture(scope="module", params=[onnxruntime, openvino])
+@pytest.fixture(scope="module", params=[onnxruntime, openvino, openvino_streams])
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A Python with NumPy and one runtime, and nothing else; and what makes a bundle of that runtime."""
     folder = tmp_path_factory.mktemp("alone")
-    return an_environment(folder, "numpy", request.param.__name__), request.param
+    return an_environment(folder, "numpy", request.param.__name__.partition("_")[0]), request.param
 
 
 def test_a_runner_needs_numpy_and_the_runtime_and_no_more(alone: tuple[Path, Any], tmp_path: Path) -> None:
