@@ -134,7 +134,7 @@ class Coordinator:
             record=self._record, spec=self._spec, space=space, settings=settings, ledger=self._ledger,
             supervisor=supervisor, projection=projection, progress=self._progress, stop=self._stop,
             seconds_left=lambda: self.seconds_left, account=self._account, note=self._note, remind=self._remind,
-            fleet=self._fleet,
+            fleet=self._fleet, bell=self._means.bell if self._means else None,
         )  # fmt: skip
         with self._workers(sandbox, settings):
             loop = self._fleet_loop(session) if self._fleet.elsewhere else TrialLoop(session)

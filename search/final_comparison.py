@@ -8,12 +8,16 @@ from evaluators.jobs import Comparison
 from evaluators.outcome import LatencyEvidence, Ratio
 from evaluators.statistics import compare_rounds
 from evaluators.verdicts import judge_all
+from search.comparing import compare_in_turn
 from search.finalists import distinct, finalists, references, setting_of
+from search.front import timed_best
 from search.result import FinalRow, Finals, TrialResult
 from search.trial_loop import Session
 
 MOST_COMPARISONS = 3
 MOST_SECONDS = 600.0
+SHARE = 0.6
+"""Of the time that is left; the rest is for another comparison, where the new times put another trial ahead."""
 LEAST_ROUNDS = 3
 
 
@@ -25,28 +29,30 @@ def run_final_comparison(session: Session) -> None:
         trials = session.trials()
         best = session.best(trials)
         wanted = [best, *references(trials, best, session.spec)] if best else finalists(trials, session.spec)
-        compared = {row.trial for row in known.rows} if known else set[int]()
-        if session.over or {trial.number for trial in wanted} <= compared:
+        if {trial.number for trial in wanted} <= (set(known.trials) if known else set()):
             return
-        if not session.serves(target := wanted[0].candidate.target):
-            session.note(f"no final comparison: the best is on {target}, so it rests on one measurement of each trial")
-            return
+        if session.over:
+            break
         chosen = distinct([*wanted, *finalists(trials, session.spec)])
         known = _compare(session, chosen, known.seconds if known else 0.0)
         if known is None:
             return
         session.ledger.update_search(session.record.id, finals=known.to_json())
+    leader = session.best(session.trials())
+    if known and leader and leader.number not in known.trials:
+        session.note(
+            f"trial {leader.number} ({leader.label}) looks better than the best by a measurement of its own, and there "
+            "was no time left to time it in turn; give the search more time"
+        )
 
 
 def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: float) -> Finals | None:
     """Time the bundles of ``chosen`` in turn, amend their trials, and return how they compare; None if it failed."""
     bundles = [trial.bundle for trial in chosen if trial.bundle is not None]
     target = chosen[0].candidate.target
-    found = session.supervisor.compare(
-        session.record.id, bundles, session.settings_on(target), min(session.seconds_left(), MOST_SECONDS),
-        target=target, cancel=(session.stop,),
-    )  # fmt: skip
+    found = compare_in_turn(session, bundles, target, min(SHARE * session.seconds_left(), MOST_SECONDS))
     if found is None:
+        session.note("the final comparison was not done before the end, so the best rests on one measurement")
         return None
     if not isinstance(found, Comparison):
         session.note(f"the final comparison failed, so the best rests on one measurement: {found.kind}: {found.reason}")
@@ -54,9 +60,8 @@ def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: f
     for trial, latency in zip(chosen, found.latencies, strict=True):
         if latency is not None and latency.clean:
             _amend(session, trial, latency, _over_eager(chosen, found, trial))
-    trials = session.trials()
-    best = session.best(trials)
-    numbers = [trial.number for trial in chosen]
+    trials, numbers = session.trials(), [trial.number for trial in chosen]
+    best = timed_best(session.front(trials), trials, numbers, session.spec.goal, session.spec.percentile)
     if best is None or best.number not in numbers:
         best = chosen[0]
     rows = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from search.result import TrialResult
 
@@ -44,6 +44,21 @@ def pareto_front(trials: Iterable[TrialResult], objective: str, percentile: str)
 def best_trial(front: Sequence[TrialResult]) -> TrialResult | None:
     """Return the feasible trial with the best objective: the first of the front."""
     return front[0] if front else None
+
+
+def timed_best(
+    front: Sequence[TrialResult], trials: Iterable[TrialResult], compared: Collection[int], objective: str,
+    percentile: str,
+) -> TrialResult | None:  # fmt: skip
+    """Return the best of the trials that were timed in turn, by number in ``compared``; without one that of the front.
+
+    What was timed alone, at another time and so on a faster or slower machine, does not take its place from it.
+    """
+    leader = best_trial(front)
+    if leader is None or leader.number in compared:
+        return leader
+    timed = (trial for trial in trials if trial.number in compared)
+    return best_trial(pareto_front(timed, objective, percentile)) or leader
 
 
 def total_violation(trial: TrialResult) -> float:

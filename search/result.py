@@ -167,6 +167,11 @@ class Finals(Frozen):
     rounds: int
     seconds: float
 
+    @property
+    def trials(self) -> tuple[int, ...]:
+        """The numbers of the trials that were timed in turn."""
+        return tuple(row.trial for row in self.rows)
+
     def over_best(self, trial: int) -> Ratio | None:
         """Return the time of a trial over that of the best, None where it was not among those timed."""
         return next((row.over_best for row in self.rows if row.trial == trial), None)

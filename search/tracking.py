@@ -15,6 +15,7 @@ from evaluators.errors import InfrastructureError, ParetuneError
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target
 from search.deciding import advice
+from search.finalists import distinct
 from search.mlflow_store import ARTIFACTS, mlflow_fails_as, open_client
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
@@ -229,9 +230,9 @@ class Tracking:
                 self._opened.log_artifact(self._parent, str(path))
 
     def _log_models(self, result: SearchResult, example: Path | None) -> list[str]:
-        """Log the bundles of the front; return why those failed that did: each stands for itself."""
+        """Log the bundles of the front and of the best; return why those failed that did: each stands for itself."""
         self._models, failures = {}, []
-        for trial in result.front:
+        for trial in distinct([*result.front, *([result.best] if result.best else [])]):
             run_id = self._runs.get(trial.number)
             if trial.bundle is None or run_id is None:
                 continue

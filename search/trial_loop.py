@@ -27,6 +27,7 @@ from search.result import TrialResult
 from search.sampling import Sampler, Told
 from search.spec import SearchSpec
 from search.view import count_trials, objective_of, trial_results
+from workers.doorbell import Bell
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.records import SearchRecord, TrialRecord
@@ -59,6 +60,7 @@ class Session:
     note: Callable[[str], None]
     remind: Callable[[str], None] = lambda text: None
     fleet: Fleet | None = None
+    bell: Bell | None = None
 
     def settings_on(self, target: str) -> TrialSettings:
         """Return the settings of trials on the machine of ``target``."""

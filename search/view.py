@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from evaluators.outcome import Interval, Verdict
-from search.front import best_trial, nearest_trials, objective_value, pareto_front, undecided_trials
+from search.front import nearest_trials, objective_value, pareto_front, timed_best, undecided_trials
 from search.prices import cost_per_million
 from search.result import Finals, Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
 from search.spec import SearchSpec
@@ -54,7 +54,8 @@ def search_result(
     """Draw the result of a search from its trials and, where there was one, its final comparison."""
     finals = finals or (Finals.model_validate(record.finals) if record.finals else None)
     front = pareto_front(trials, spec.goal, spec.percentile)
-    best = best_trial(front)
+    compared_in_turn = finals.trials if finals else ()
+    best = timed_best(front, trials, compared_in_turn, spec.goal, spec.percentile)
     baseline = find_baseline(trials, best)
     best_float = find_best_float(trials, best, spec)
     nearest = [] if best else nearest_trials(trials)

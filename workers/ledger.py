@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from evaluators.errors import UsageError
 from evaluators.frozen import canonical_json
 from evaluators.profile import WorkloadProfile
+from workers.comparisons import Comparisons
 from workers.coordination import Coordination
 from workers.database import Database, lasting
 from workers.promotions import Promotions
@@ -30,7 +31,7 @@ DATABASE = "ledger.db"
 FLEET = "ledger.url"
 
 
-class Ledger(Trials, Workers, Coordination, Promotions):
+class Ledger(Trials, Workers, Coordination, Comparisons, Promotions):
     """Searches, their trials, those who run them, and the outbox of news about them. Safe to share between threads.
 
     Args:

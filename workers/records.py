@@ -12,7 +12,8 @@ from pydantic import model_validator
 from evaluators.candidate import Candidate
 from evaluators.capabilities import Capabilities
 from evaluators.frozen import Frozen
-from evaluators.outcome import Outcome
+from evaluators.jobs import Comparison
+from evaluators.outcome import Failure, Outcome
 from evaluators.profile import WorkloadProfile
 
 SearchStatus = Literal["running", "finished", "interrupted", "cancelled"]
@@ -119,6 +120,25 @@ class CoordinationRecord(Frozen):
     lease_until: float | None
 
 
+class ComparisonRecord(Frozen):
+    """Bundles of a search that a worker of ``target`` is asked to time in turn, for at most ``seconds``.
+
+    ``answer`` is None until it is DONE, and after it was taken back.
+    """
+
+    id: str
+    search_id: str
+    target: str
+    bundles: tuple[str, ...]
+    seconds: float
+    state: TrialState
+    attempt: int
+    owner: str | None
+    lease_until: float | None
+    answer: Comparison | Failure | None
+    created_at: float
+
+
 class OutboxRecord(Frozen):
     """News for the projections (MLflow): this trial, or this search, has changed; read it from the ledger."""
 
@@ -144,6 +164,12 @@ def trial_record(row: Mapping[Any, Any]) -> TrialRecord:
     for name in ("candidate", "outcome"):
         values[name] = None if values[name] is None else json.loads(values[name])
     return TrialRecord.model_validate(values)
+
+
+def comparison_record(row: Mapping[Any, Any]) -> ComparisonRecord:
+    """Parse a row of ``comparisons``."""
+    answer = None if row["answer"] is None else json.loads(row["answer"])
+    return ComparisonRecord.model_validate({**row, "bundles": json.loads(row["bundles"]), "answer": answer})
 
 
 def worker_record(row: Mapping[Any, Any]) -> WorkerRecord:

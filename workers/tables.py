@@ -127,3 +127,20 @@ trial_settings = Table(
     Column("search_id", ForeignKey("searches.id"), primary_key=True),
     Column("settings", Text, nullable=False),
 )
+
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("search_id", ForeignKey("searches.id"), nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("bundles", Text, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("owner", String(200)),
+    Column("lease_until", Double),
+    Column("answer", Text),
+    Column("created_at", Double, nullable=False),
+    Index("comparisons_by_target", "state", "target"),
+)

@@ -15,7 +15,7 @@ from evaluators.target import devices_of
 from workers.interpreters import Interpreters
 from workers.lease import Cancellation, owner_name, wait_for
 from workers.ledger import Ledger
-from workers.records import TrialRecord
+from workers.records import ComparisonRecord, TrialRecord
 from workers.registered import BEAT_SECONDS
 from workers.repeated import Repeated
 from workers.sandbox import Sandbox
@@ -125,25 +125,67 @@ class Worker:
             self._say(f"{error}; whoever rang will ring again")
 
     def _work(self, abort: Cancellation, only: str | None = None) -> bool:
-        """Run the oldest queued trial that is for such a machine, or the ``only`` one; False if there is none."""
+        """Do the oldest work that is for such a machine, or the ``only`` one; False if there is none.
+
+        Comparisons come first: each is the end of a search.
+        """
+        for comparison in self._ledger.waiting_comparisons(self.target.name, self._search_id):
+            settings = self._settings(comparison.search_id) if only in (None, comparison.id) else None
+            if settings is not None:
+                self._compare(comparison, settings, abort)
+                return True
         for trial in self._ledger.queued(self.target.name, self._search_id):
-            settings = self._ledger.settings_of(trial.search_id) if only in (None, trial.id) else None
-            if settings is not None and settings.suits(self.target):
+            settings = self._settings(trial.search_id) if only in (None, trial.id) else None
+            if settings is not None:
                 self._finished += self._see_through(trial, settings, abort)
                 return True
         return False
 
+    def _settings(self, search_id: str) -> TrialSettings | None:
+        """Return how a search has its bundles measured; None where it means other machines than this one."""
+        settings = self._ledger.settings_of(search_id)
+        return settings if settings is not None and settings.suits(self.target) else None
+
+    def _compare(self, comparison: ComparisonRecord, settings: TrialSettings, abort: Cancellation) -> None:
+        """Time bundles in turn, while it is asked for."""
+        attempt = self._ledger.claim_comparison(comparison.id, self.id, settings.lease_seconds)
+        if attempt is None:
+            return
+        self._say(f"comparison {comparison.id}: {len(comparison.bundles)} bundles in turn")
+        lost = Cancellation()
+
+        def keep() -> bool:
+            if not self._ledger.keep_comparison(comparison.id, attempt, settings.lease_seconds):
+                lost.set()
+            return self._watch(comparison.search_id, lost) and not lost.is_set
+
+        try:
+            with Repeated(keep, WATCH_SECONDS, f"keep {comparison.id}"):
+                answer = self._supervisor.compare(
+                    comparison.search_id, comparison.bundles, settings.on(self.target), comparison.seconds,
+                    target=self.target.name, cancel=(abort, lost),
+                )  # fmt: skip
+        except BaseException:
+            with suppress(InfrastructureError):
+                self._ledger.release_comparison(comparison.id, attempt)
+            raise
+        if answer is None:
+            self._ledger.release_comparison(comparison.id, attempt)
+        else:
+            self._ledger.finish_comparison(comparison.id, attempt, answer)
+        self._say(f"comparison {comparison.id}: {'given back' if answer is None else 'done'}")
+
     def _see_through(self, trial: TrialRecord, settings: TrialSettings, abort: Cancellation) -> bool:
         self._say(f"trial {trial.id}: {trial.candidate.label()}")
         stopped = Cancellation()
-        with Repeated(lambda: self._watch(trial, stopped), WATCH_SECONDS, f"watch {trial.id}"):
+        with Repeated(lambda: self._watch(trial.search_id, stopped), WATCH_SECONDS, f"watch {trial.id}"):
             outcome = self._supervisor.run(trial.id, trial.attempt, settings.on(self.target), cancel=(abort, stopped))
         self._say(f"trial {trial.id}: {outcome.kind if outcome else 'not ours, or stopped; it is queued again'}")
         return outcome is not None
 
-    def _watch(self, trial: TrialRecord, stopped: Cancellation) -> bool:
-        """Stop the trial of a search that has ended or is being cancelled."""
-        search = self._ledger.search(trial.search_id)
+    def _watch(self, search_id: str, stopped: Cancellation) -> bool:
+        """Stop the work for a search that has ended or is being cancelled."""
+        search = self._ledger.search(search_id)
         if search.status == "running" and not search.cancel_requested:
             return True
         stopped.set()

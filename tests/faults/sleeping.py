@@ -6,6 +6,7 @@ Only the sandbox is made up; see ``tests.faults.coordinating`` for what is left 
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from evaluators.capabilities import Capabilities, capabilities_of
 from evaluators.interpreter import Interpreter
-from evaluators.jobs import JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
+from evaluators.jobs import CompareJob, Comparison, JobResult, MeasureJob, Prepared, PrepareJob, ProfileJob
 from evaluators.outcome import AccuracyEvidence, Evidence, LatencyEvidence, Outcome
 from evaluators.target import probe_processor
 from evaluators.verdicts import judge_all
@@ -61,13 +62,15 @@ def answer(job: AnyJob) -> JobResult:
     if isinstance(job, PrepareJob):
         bundle = f"sleeping/{job.candidate.hash}"
         return JobResult(prepared=Prepared(bundle=bundle, stage_seconds={"build": 0.1}))
+    if isinstance(job, CompareJob):
+        p50s = [_p50(bundle) for bundle in job.bundles]
+        levels = tuple((math.log(p50),) * 8 for p50 in p50s)
+        latencies, seconds = tuple(_latency(p50) for p50 in p50s), (0.1,) * len(p50s)
+        return JobResult(comparison=Comparison(latencies=latencies, log_medians=levels, seconds=seconds))
     assert isinstance(job, MeasureJob), f"nobody asks a sleeping sandbox for {job.job}"
-    p50 = 0.2 + int(job.bundle.removeprefix("sleeping/")[:8], 16) / 16**8
+    p50 = _p50(job.bundle)
     evidence = Evidence(
-        latency=LatencyEvidence(
-            percentile="p95", p50=p50, p90=p50, p95=p50, p99=p50, mean=p50, ci95=(p50, p50), bounds=(p50, p50),
-            samples=900, processes=3, warmup_calls=60, load_seconds=0.03,
-        ),
+        latency=_latency(p50),
         throughput_per_s=1e3 / p50,
         accuracy=AccuracyEvidence(
             accuracy=0.92, ci95=(0.91, 0.93), drop=0.003, drop_ci95=(0.002, 0.004), drop_bounds=(0.002, 0.004),
@@ -77,6 +80,17 @@ def answer(job: AnyJob) -> JobResult:
     )  # fmt: skip
     verdicts = judge_all(job.constraints, evidence)
     return JobResult(outcome=Outcome(kind="measured", evidence=evidence, verdicts=verdicts, bundle=job.bundle))
+
+
+def _p50(bundle: str) -> float:
+    """What a call takes in ms: the same for the same candidate."""
+    return 0.2 + int(bundle.removeprefix("sleeping/")[:8], 16) / 16**8
+
+
+def _latency(p50: float) -> LatencyEvidence:
+    return LatencyEvidence(percentile="p95", p50=p50, p90=p50, p95=p50, p99=p50, mean=p50, ci95=(p50, p50),
+                           bounds=(p50, p50), samples=900, processes=3, warmup_calls=60,
+                           load_seconds=0.03)  # fmt: skip
 
 
 def capabilities() -> Capabilities:

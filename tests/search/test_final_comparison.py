@@ -14,6 +14,7 @@ from evaluators.outcome import Failure, FailureKind, LatencyEvidence, Outcome
 from evaluators.verdicts import judge_all
 from search.final_comparison import run_final_comparison
 from search.finalists import MOST, comparison_seconds, finalists, references
+from search.front import best_trial, pareto_front
 from search.result import Finals, TrialResult
 from search.spec import SearchSpec
 from search.view import search_result, trial_results
@@ -75,7 +76,7 @@ class Search:
         self.ledger, self.spec, self.asked, self.notes = Ledger.at(home), spec, list[list[int]](), list[str]()
         self.record: SearchRecord = self.ledger.create_search(spec.workload, spec.to_json())
         self.settings, self.stop, self.supervisor = None, None, self
-        self.over, self._p50_ms = False, p50_ms
+        self._p50_ms, self._most = p50_ms, math.inf
         for trial in trials:
             self._record(trial)
 
@@ -86,11 +87,21 @@ class Search:
         self.ledger.claim(added.id, 1, "me", 60)
         self.ledger.finish(added.id, 1, "me", outcome)
 
+    def time_is_up_after(self, comparisons: int) -> None:
+        self._most = comparisons
+
+    @property
+    def over(self) -> bool:
+        return len(self.asked) >= self._most
+
     def trials(self) -> list[TrialResult]:
         return trial_results(self.ledger.trials(self.record.id), self.spec)
 
+    def front(self, trials: list[TrialResult]) -> list[TrialResult]:
+        return pareto_front(trials, self.spec.goal, self.spec.percentile)
+
     def best(self, trials: list[TrialResult]) -> TrialResult | None:
-        return self.result.best if trials else None
+        return best_trial(self.front(trials))
 
     @property
     def result(self) -> Any:
@@ -164,6 +175,22 @@ def test_whoever_leads_after_a_comparison_is_compared_too(tmp_path: Path, trials
     compared = {number for group in search.asked for number in group}
     assert search.result.best.number in compared
     assert len(search.asked) > 1
+
+
+def test_whoever_leads_but_cannot_be_compared_does_not_take_the_place_of_the_best(
+    tmp_path: Path, trials: list[TrialResult]
+) -> None:
+    everyone_slower = {0: 1.8, 1: 1.0, 2: 0.5, 3: 0.52}
+    search = Search(tmp_path, trials, everyone_slower)
+    search.time_is_up_after(1)
+
+    run_final_comparison(search)  # type: ignore[arg-type]
+
+    result = search.result
+    assert result.front[0].number not in result.finals.trials
+    assert (result.best.number, result.finals.best) == (2, 2)
+    assert result.speedup == pytest.approx(1.8 / 0.5, abs=1e-3)
+    assert f"trial {result.front[0].number} " in search.notes[-1] and "no time left" in search.notes[-1]
 
 
 def test_a_comparison_that_was_made_is_not_made_again(tmp_path: Path, trials: list[TrialResult]) -> None:

@@ -85,7 +85,9 @@ def test_a_search_is_followed_to_its_end_by_the_trials_that_end(ledger: Ledger, 
         state = fleet_api.follow(search.id, home, heard)
     assert (state.status, state.result.status) == ("finished", "feasible")
     assert sorted(heard.ended) == list(range(6))
-    assert any("no final comparison" in note for note in state.result.notes)
+    best, finals = state.result.best, state.result.finals
+    assert best is not None and finals is not None, state.result.notes
+    assert finals.best == best.number and best.number in finals.trials, "timed in turn by a worker"
 
 
 def test_whoever_stops_following_does_not_stop_the_search(ledger: Ledger, home: Path, working: None) -> None:

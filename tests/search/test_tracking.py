@@ -170,14 +170,16 @@ def test_a_finished_search_carries_its_report_and_numbers(started: Started, clie
         tracking.log_trial(trial)
     report = tmp_path / "report.html"
     report.write_text("<p>report</p>")
+    assert result.best is not None
+    result = result.model_copy(update={"front": (), "best": result.best.model_copy(update={"bundle": None})})
     for _ in range(2):
-        tracking.finish_search(result.model_copy(update={"front": ()}), trials, a_profile(), report)
+        tracking.finish_search(result, trials, a_profile(), report)
     (parent,) = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.kind` = 'search'")
     assert parent.info.status == "FINISHED" and parent.data.tags["paretune.status"] == "feasible"
     assert parent.data.metrics["search/speedup"] == pytest.approx(result.speedup)
     names = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert names == {"spec.json", "result.json", "trials.csv", "front.html", "report.html"}
-    interrupted = result.model_copy(update={"status": "interrupted", "front": ()})
+    interrupted = result.model_copy(update={"status": "interrupted"})
     tracking.finish_search(interrupted, trials, a_profile(), report)
     assert client.get_run(parent.info.run_id).info.status == "KILLED"
 
