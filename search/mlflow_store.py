@@ -55,7 +55,8 @@ def open_client(home: Path) -> Any:
     """
     with mlflow_fails_as(f"open {home / DATABASE}"):
         home.mkdir(parents=True, exist_ok=True)
-        quiet_mlflow()
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from filelock import FileLock
         from mlflow import MlflowClient
@@ -71,12 +72,6 @@ def open_client(home: Path) -> Any:
         client = MlflowClient(store_uri(home.resolve()), store_uri(home.resolve()))
         client.search_experiments(max_results=1)
         return client
-
-
-def quiet_mlflow() -> None:
-    """Keep MLflow from asking the network, looking around and talking; what the environment says otherwise stays."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
 
 
 def _check(database: Path) -> None:
@@ -125,3 +120,9 @@ def _tune(connection: Any, record: Any) -> None:
     (_, _, path), *_ = connection.execute("PRAGMA database_list").fetchall()
     for pragma in _TUNED.get(path, ()):
         connection.execute(pragma)
+
+
+def quiet_mlflow() -> None:
+    """Keep MLflow from asking the network, looking around and talking; what the environment says otherwise stays."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
