@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,17 @@ def mlflow_serving(model: str, log: Path, tracking_uri: str | None = None) -> It
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-h",
                "127.0.0.1", "-p", str(port)]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",
-           "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+           "PATH": os.pathsep.join([*_script_folders(), os.environ["PATH"]])}  # fmt: skip
     if tracking_uri is not None:
         env |= {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_REGISTRY_URI": tracking_uri}
     with running(command, f"http://127.0.0.1:{port}/health", log, env=env):
         yield f"http://127.0.0.1:{port}"
+
+
+def _script_folders() -> list[str]:
+    """Return where the commands of installed packages are: MLflow looks for its server's on the PATH."""
+    packages = Path(str(metadata.distribution("uvicorn").locate_file("")))
+    return [str(Path(sys.executable).parent), str(packages.parents[2] / "bin")]
 
 
 def asked(url: str, body: Any = None) -> Any:

@@ -87,8 +87,9 @@ class Handler(BaseHTTPRequestHandler):
         """Inference."""
         try:
             request = self._request()
+            arrays = arrays_of(request)
             try:
-                outputs = self.model(arrays_of(request))
+                outputs = self.model(arrays)
             except ValueError as error:
                 raise Refused(400, str(error)) from None
             except Exception as error:  # runtimes have errors of their own
