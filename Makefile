@@ -1,6 +1,7 @@
 # make demo   install, then search a trained CNN on real images under a latency budget
 # make test   install, then run every test
 # make test-executorch   tests of executorch, which is installed beside the environment
+# make test-serving      tests of exports in MLServer and Triton, which live in environments of their own
 # make fleet  install, then run a whole fleet on this machine: servers, coordinator, workers, until Ctrl-C
 # make soak   install, then 200 random faults over 1,000 trials of a fleet on this machine; takes about ten minutes
 # make bare   one archive in dist/ that runs the evaluators on a machine with only torch and NumPy
@@ -13,7 +14,7 @@ HOME_DIR ?= .paretune
 RUNTIMES := inductor,onnxruntime,openvino
 EXECUTORCH_TESTS := tests/evaluators/test_executorch.py tests/security/test_damaged.py
 
-.PHONY: demo test test-executorch check bench bare fleet soak clean
+.PHONY: demo test test-executorch test-serving check bench bare fleet soak clean
 
 demo: $(VENV)/.runtimes
 	$(BIN)/paretune search examples/images/workload.py:workload --home $(HOME_DIR) \
@@ -26,6 +27,11 @@ test: $(VENV)/.dev
 # packages that nothing here imports.
 test-executorch: $(VENV)/.executorch
 	PYTHONPATH=$(CURDIR)/$(VENV)/executorch $(BIN)/python -m pytest -k executorch $(EXECUTORCH_TESTS)
+
+# Each beside the environment: both pin what it has in other versions. Triton is the server within nvidia-pytriton, whose
+# Python backend takes NumPy 1 only; of that package nothing else is used.
+test-serving: $(VENV)/.serving
+	$(BIN)/python -m pytest tests/end_to_end/test_exported.py
 
 WORKERS ?= 1
 
@@ -66,6 +72,16 @@ $(VENV)/.dev: $(VENV)/.runtimes
 $(VENV)/.executorch: $(VENV)/.dev
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps --upgrade \
 	  --target $(VENV)/executorch executorch ruamel.yaml
+	@touch $@
+
+$(VENV)/.serving: $(VENV)/.dev
+	$(PYTHON) -m venv $(VENV)/mlserver
+	$(VENV)/mlserver/bin/python -m pip install -qq --disable-pip-version-check \
+	  mlserver==1.7.1 'tritonclient[grpc]==2.73.0' onnxruntime==1.32.0
+	$(PYTHON) -m venv $(VENV)/triton
+	$(VENV)/triton/bin/python -m pip install -qq --disable-pip-version-check \
+	  numpy==1.26.4 onnxruntime==1.32.0 openvino==2026.4.1
+	$(VENV)/triton/bin/python -m pip install -qq --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
 	@touch $@
 
 clean:

@@ -29,6 +29,10 @@ class IllegalCandidateError(UsageError):
     """A candidate that the space refuses, with the reason."""
 
 
+class FormatError(UsageError):
+    """A format that cannot carry a bundle; the message says why, and names those that can."""
+
+
 class InfrastructureError(ParetuneError):
     """Something around the search failed: a store, a sandbox server, a disk."""
 

@@ -24,6 +24,8 @@ from search.deployments import promote as promote
 from search.deployments import reconcile as reconcile
 from search.deployments import revalidate as revalidate
 from search.deployments import rollback as rollback
+from search.exports.exporting import ExportReport as ExportReport
+from search.exports.exporting import export as export
 from search.fleet import Fleet, known_targets, local_capabilities, targets_of
 from search.home import home_folder
 from search.machines import BackendReport as BackendReport

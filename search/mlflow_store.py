@@ -149,3 +149,9 @@ def _tune(connection: Any, record: Any) -> None:
     (_, _, path), *_ = connection.execute("PRAGMA database_list").fetchall()
     for pragma in _TUNED.get(path, ()):
         connection.execute(pragma)
+
+
+def quiet_mlflow() -> None:
+    """Keep MLflow from asking the network, looking around and talking; what the environment says otherwise stays."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)

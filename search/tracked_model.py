@@ -45,7 +45,7 @@ def log_bundle(
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paretune-model-") as scratch:
         folder = Path(scratch) / "model"
-        _save(folder, bundle, manifest, model, run_id, tags, example)
+        save_bundle(folder, bundle, manifest, tags, example, logged=(model, run_id))
         client.log_model_artifacts(model.model_id, str(folder))
     _link(client, run_id, model.model_id, trial)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -77,20 +77,26 @@ def requirements_of(manifest: Manifest) -> list[str]:
     ]
 
 
-def _save(
-    folder: Path, bundle: Path, manifest: Manifest, model: Any, run_id: str, tags: dict[str, str], example: Path | None
-) -> None:
+def save_bundle(
+    folder: Path, bundle: Path, manifest: Manifest, tags: dict[str, str], example: Path | None,
+    logged: tuple[Any, str] | None = None,
+) -> None:  # fmt: skip
+    """Write a bundle as an MLflow model into ``folder``; ``logged`` are the logged model and the run that it is of."""
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
+    own: dict[str, Any] = {}
+    if logged is not None:
+        model, run_id = logged
+        own = {"artifact_path": model.artifact_location, "run_id": run_id, "model_uuid": model.model_id,
+               "model_id": model.model_id}  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         save_model(
             path=str(folder), python_model=str(SERVED_CODE), artifacts={"bundle": str(bundle)},
             signature=signature_of(manifest.inputs, manifest.outputs), input_example=_example(example, manifest),
             pip_requirements=requirements_of(manifest), metadata=tags,
-            mlflow_model=Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id,
-                               model_id=model.model_id, metadata=tags),
+            mlflow_model=Model(metadata=tags, **own),
         )  # fmt: skip
 
 

@@ -6,7 +6,10 @@ import json
 import sys
 import venv
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from evaluators.interpreter import users_path
 
@@ -38,3 +41,29 @@ def programs_of(python: Path) -> list[str]:
     log = python.parent.parent / "programs.jsonl"
     started = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return [arguments[arguments.index("-m") + 1] for arguments in started if "-m" in arguments]
+
+
+def needs(distribution: str, found: set[str]) -> set[str]:
+    """Return a distribution and all that it requires, as far as it is installed."""
+    if distribution in found or not any(metadata.distributions(name=distribution)):
+        return found
+    found.add(distribution)
+    for text in metadata.requires(distribution) or ():
+        wanted = Requirement(text)
+        if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+            needs(wanted.name, found)
+    return found
+
+
+def an_environment(folder: Path, *distributions: str) -> Path:
+    """Make an environment of Python with these distributions and what they require, and return its interpreter."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    (place,) = (folder / "lib").glob("python*/site-packages")
+    names: set[str] = set()
+    for distribution in distributions:
+        needs(distribution, names)
+    for name in names:
+        files = metadata.distribution(name)
+        for top in {file.parts[0] for file in files.files or ()} - {"..", "__pycache__"}:
+            (place / top).symlink_to(Path(str(files.locate_file(top))))
+    return folder / "bin" / "python"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, bundle, cache, explaining, fleet, promoting, results, running, ui
+from search.cli import before, bundle, cache, explaining, exporting, fleet, promoting, results, running, ui
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -78,6 +78,12 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
     ),
     (promoting.rollback, "paretune rollback classifier@champion"),
     (promoting.history, "paretune history classifier\n\nparetune history classifier --json | jq '.steps'"),
+    (
+        exporting.export,
+        "paretune export classifier@champion --format mlserver -o ./classifier\n\n"
+        "paretune export latest --trial 7 --format bundle -o ./model\n\n"
+        "Exit code 2: the format cannot carry this bundle, and the message names those that can; 5: it was altered.",
+    ),
     (
         promoting.diff,
         "paretune diff classifier@champion latest/7\n\nparetune diff ./old ./new --examples 2000 --json",

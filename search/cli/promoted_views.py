@@ -36,7 +36,7 @@ def promotion(report: PromotionReport) -> RenderableType:
         lines.append(Text(f"served {report.served.rows} real rows, largest difference from the bundle "
                           f"{report.served.difference:.2g}"))  # fmt: skip
     lines += [Text(f"note: {text}", "yellow") for text in report.notes]
-    lines.append(Text(f"load it as {report.uri}"))
+    lines.append(Text(f"load it as {report.uri}, or: paretune export {name} --format mlserver -o {report.model}"))
     return Group(*lines)
 
 

@@ -8,19 +8,17 @@ import os
 import stat
 import subprocess
 import sys
-import venv
 import zipfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from packaging.requirements import Requirement
 
 from evaluators.outcome import Outcome
 from evaluators.target import probe_processor
 from tests.conftest import ROOT, TINY
+from tests.interpreters import an_environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the archive is for POSIX systems")
 
@@ -38,32 +36,6 @@ def make_bare() -> ModuleType:
 def archive(make_bare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = make_bare.build(tmp_path_factory.mktemp("dist"))
     return path
-
-
-def needs(distribution: str, found: set[str]) -> set[str]:
-    """Return a distribution and all that it requires, as far as it is installed."""
-    if distribution in found or not any(metadata.distributions(name=distribution)):
-        return found
-    found.add(distribution)
-    for text in metadata.requires(distribution) or ():
-        wanted = Requirement(text)
-        if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
-            needs(wanted.name, found)
-    return found
-
-
-def an_environment(folder: Path, *distributions: str) -> Path:
-    """Make an environment of Python with these distributions and what they require, and return its interpreter."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    (place,) = (folder / "lib").glob("python*/site-packages")
-    names: set[str] = set()
-    for distribution in distributions:
-        needs(distribution, names)
-    for name in names:
-        files = metadata.distribution(name)
-        for top in {file.parts[0] for file in files.files or ()} - {"..", "__pycache__"}:
-            (place / top).symlink_to(Path(str(files.locate_file(top))))
-    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
