@@ -11,6 +11,7 @@ from evaluators.frozen import Frozen
 from evaluators.interpreter import Interpreter
 from evaluators.outcome import Constraint, LatencyEvidence, Outcome
 from evaluators.profile import Problem, WorkloadProfile
+from evaluators.traffic.values import Endpoint, Examples, LoadReport, LoadTest, ServedBundle, Serving
 
 
 class Protocol(Frozen):
@@ -143,7 +144,22 @@ class SealedJob(Frozen):
     protocol: Protocol = Protocol()
 
 
-AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob | SealedJob
+class LoadJob(Frozen):
+    """Put a bundle or a served model under load; without a rate, start from what service times promise.
+
+    ``find_rate`` looks for the highest rate that keeps the budget, from ``rate_per_s`` on.
+    """
+
+    job: Literal["load"] = "load"
+    subject: ServedBundle | Endpoint
+    examples: Examples
+    test: LoadTest
+    serving: Serving = Serving()
+    rate_per_s: float | None = Field(default=None, gt=0)
+    find_rate: bool = False
+
+
+AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob | SealedJob | LoadJob
 Job = Annotated[AnyJob, Field(discriminator="job")]
 
 
@@ -171,7 +187,7 @@ class Comparison(Frozen):
 
 
 class JobResult(Frozen):
-    """Exactly one of: profile, source, prepared bundle, comparison, or the outcome (also of a typed failure).
+    """Exactly one of: profile, source, prepared bundle, comparison, load test, or outcome (of a typed failure too).
 
     A profile job whose workload breaks its contract answers with ``problems`` alone.
     """
@@ -181,4 +197,5 @@ class JobResult(Frozen):
     sourced: Sourced | None = None
     prepared: Prepared | None = None
     comparison: Comparison | None = None
+    load: LoadReport | None = None
     outcome: Outcome | None = None

@@ -35,13 +35,7 @@ def _listed(value: Any) -> Any:
 
 def _share(value: Any) -> Any:
     """Read a share written as a number or in percent: ``0.95``, ``95%``."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a share such as 0.95 or 95%") from None
+    return units.share(value) if isinstance(value, str) else value
 
 
 _Targets = Annotated[tuple[str, ...], BeforeValidator(priced_targets)]
