@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
 from evaluators.interpreter import Interpreter
 from evaluators.outcome import Constraint, LatencyEvidence, Outcome
 from evaluators.profile import Problem, WorkloadProfile
-from evaluators.traffic.values import Endpoint, Examples, LoadReport, LoadTest, ServedBundle, Serving
+from evaluators.traffic.values import Endpoint, Examples, LoadReport, LoadTest, ServedBundle, ServerProtocol, Serving
 
 
 class Protocol(Frozen):
@@ -34,6 +34,7 @@ class Protocol(Frozen):
             different from the first, or its ratio to that is known within ``precision``.
         most_rounds: it ends there in any case.
         precision: half the length of a ratio's 95 % interval, relative.
+        server: how candidates are put under load besides; only calls one after the other are timed where it is None.
     """
 
     percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
@@ -48,6 +49,12 @@ class Protocol(Frozen):
     rounds: int = Field(default=8, ge=2)
     most_rounds: int = Field(default=24, ge=2)
     precision: float = Field(default=0.015, gt=0)
+    server: ServerProtocol | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_a_server_that_nobody_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        return fields if self.server is not None else {key: fields[key] for key in fields if key != "server"}
 
 
 class ProfileJob(Frozen):

@@ -26,6 +26,7 @@ from search.deployments import revalidate as revalidate
 from search.deployments import rollback as rollback
 from search.fleet import Fleet, known_targets, local_capabilities, targets_of
 from search.home import home_folder
+from search.load_testing import loadtest as loadtest
 from search.machines import BackendReport as BackendReport
 from search.machines import DoctorReport as DoctorReport
 from search.machines import TargetReport as TargetReport

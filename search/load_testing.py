@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -15,12 +16,14 @@ from evaluators.interpreter import Interpreter
 from evaluators.jobs import LoadJob
 from evaluators.traffic.values import Endpoint, Examples, LoadReport, LoadTest, ServedBundle, Serving
 from search.bundles import NO_PYTHONS, Pythons
-from search.promotion.diffing import Side, find_side
 from search.promotion.registry import Registry
 from workers.interpreters import open_interpreters
 from workers.ledger import Ledger
 from workers.loading import run_load
 from workers.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from search.promotion.diffing import Side
 
 
 class LoadTestReport(LoadReport):
@@ -79,7 +82,8 @@ def loadtest(
     source = source or Source()
     home.mkdir(parents=True, exist_ok=True)
     if subject.startswith(("http://", "https://")):
-        served, about = _endpoint(subject, source, endpoint, serving), {}
+        served: Endpoint | ServedBundle = _endpoint(subject, source, endpoint, serving)
+        about: dict[str, str] = {}
         candidate: Candidate | None = None
         examples = _examples(source, None)
     else:
@@ -116,6 +120,8 @@ def _endpoint(subject: str, source: Source, endpoint: Endpoint | None, serving: 
 
 def _opened(subject: str, home: Path, source: Source) -> tuple[Side, Manifest]:
     """Find a bundle and check every file of it; nothing of it is run."""
+    from search.promotion.diffing import find_side
+
     with closing(Ledger.at(home)) as ledger:
         side = find_side(subject, ledger, Registry(home), home)
     manifest = open_bundle(side.bundle, trusted=_vouched(side, source), other_target=source.other_target)

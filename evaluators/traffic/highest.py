@@ -11,7 +11,8 @@ Trial = Callable[[float, bool], Status]
 """Judges a rate; with True it is a second look, which must have other arrivals."""
 
 PRECISION = 0.05
-WIDEN = 1.5
+WIDEN, WIDEN_MOST = 1.2, 4.0
+"""By what the first step away from the start multiplies the rate; the next by its square, and so on."""
 MOST_TRIALS = 24
 SECOND_LOOKS = 4
 """So many of the trials are kept for looking again."""
@@ -30,24 +31,25 @@ def highest_rate(
 ) -> Highest:
     """Look for the highest rate that passes, from ``start`` on, within ``most`` trials.
 
-    A bracket is widened until one end passes and the other does not, and halved, as a ratio, until its ends are within
-    ``precision``. Of several rates near the edge one that passed by luck would be chosen: so the chosen one is tried
+    A bracket is widened, faster and faster, until one end passes and the other does not, and halved, as a ratio, until
+    its ends are within ``precision``. Of several rates near the edge one that passed by luck would be chosen: so the chosen one is tried
     again and, where it does not pass again, the one a step below. Undecided does not pass. Source: the server scenario
     of MLPerf Inference, whose result is the highest rate at which the latency bound is kept.
     """
     passed: float | None = None
     missed: float | None = None
-    tried, rate = 0, max(start, least)
+    tried, rate, widen = 0, max(start, least), WIDEN
     while tried < most - SECOND_LOOKS and not _close(passed, missed, precision):
         tried += 1
         if trial(rate, False) == "pass":
             passed = rate
-            rate = rate * WIDEN if missed is None else math.sqrt(rate * missed)
+            rate = rate * widen if missed is None else math.sqrt(rate * missed)
         else:
             missed = rate
             if passed is None and rate <= least:
                 return Highest(None, missed)
-            rate = max(least, rate / WIDEN) if passed is None else math.sqrt(passed * rate)
+            rate = max(least, rate / widen) if passed is None else math.sqrt(passed * rate)
+        widen = min(widen**2, WIDEN_MOST)
     while passed is not None and tried < most:
         tried += 1
         if trial(passed, True) == "pass":

@@ -16,9 +16,17 @@ from evaluators.outcome import Evidence, ServerEvidence
 from evaluators.run_bundle import rows_of
 from evaluators.traffic.arrivals import poisson_arrivals
 from evaluators.traffic.endpoint import EndpointServer
-from evaluators.traffic.highest import highest_rate
+from evaluators.traffic.highest import Status, highest_rate
 from evaluators.traffic.instance import InstanceDiedError, InstanceRequest
-from evaluators.traffic.observed import LEAST_SECONDS, QUANTILES, Server, batching_of, seconds_for, summarize
+from evaluators.traffic.observed import (
+    LEAST_SECONDS,
+    QUANTILES,
+    Server,
+    batching_of,
+    least_rate,
+    seconds_for,
+    summarize,
+)
 from evaluators.traffic.predicting import predicted_rate
 from evaluators.traffic.requests import read_rows, write_rows
 from evaluators.traffic.server import BundleServer, started
@@ -58,12 +66,11 @@ def run_test(
     arrivals = poisson_arrivals(rate_per_s, whole, test.seed if seed is None else seed).tolist()
     if not arrivals or arrivals[-1] < test.lead_in_seconds:
         raise UsageError(f"at {rate_per_s:g} requests per second none arrives within {seconds:g} s; test for longer")
-    bundle = server if isinstance(server, BundleServer) else None
+    batching, instances = (server.batching, server.instances) if isinstance(server, BundleServer) else (None, None)
     for number in range(test.tries):
         seen = server.run(arrivals, test.timeout_s)
         found = summarize(
-            seen, arrivals, rate_per_s, test, bundle and bundle.batching, bundle and bundle.instances,
-            polluted=number, seconds=time.monotonic() - begun,
+            seen, arrivals, rate_per_s, test, batching, instances, polluted=number, seconds=time.monotonic() - begun
         )  # fmt: skip
         if found.clean:
             break
@@ -84,7 +91,7 @@ def find_highest(
     steps: list[RateStep] = []
     found: dict[float, ServerEvidence] = {}
 
-    def trial(rate: float, again: bool) -> str:
+    def trial(rate: float, again: bool) -> Status:
         seconds = seconds_for(rate, test, second_look_seconds if again else step_seconds)
         evidence = run_test(server, rate, test, seconds=seconds, seed=test.seed + OTHER_ARRIVALS * again)
         [verdict] = judge_all((test.constraint,), Evidence(server=evidence))
@@ -93,7 +100,7 @@ def find_highest(
         tried(steps[-1])
         return verdict.status
 
-    highest = highest_rate(trial, start)  # type: ignore[arg-type]
+    highest = highest_rate(trial, start, least=least_rate(test))
     chosen = found[min(found) if highest.passed is None else highest.passed]
     chosen = chosen.model_copy(update={"sustained_per_s": highest.passed, "seconds": time.monotonic() - begun})
     return highest.passed, chosen, tuple(steps)

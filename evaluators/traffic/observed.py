@@ -18,7 +18,9 @@ BLOCKS = 40
 """Latencies are looked at in so many blocks in order of time, to see whether they drift."""
 ENOUGH = 4
 """A test has so many times the requests that an upper bound of its percentile takes if they are independent."""
-LEAST_SECONDS, MOST_SECONDS = 10.0, 120.0
+LEAST_SECONDS = 10.0
+LEAST_REQUESTS = 20
+"""A rate at which fewer are expected in a whole test is not tried."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ def seconds_for(rate_per_s: float, test: LoadTest, least: float = LEAST_SECONDS)
     if test.seconds is not None:
         return test.seconds
     needed = ENOUGH * samples_needed(QUANTILES[test.percentile], test.confidence)
-    return min(max(least, needed / rate_per_s), MOST_SECONDS)
+    return min(max(least, needed / rate_per_s), test.most_seconds)
+
+
+def least_rate(test: LoadTest) -> float:
+    """Return the lowest rate that can be judged at all."""
+    return LEAST_REQUESTS / (test.seconds or test.most_seconds)
 
 
 def observed_of(runs: list[InstanceRun], arrivals: list[float], timeout_s: float) -> Observed:
@@ -91,7 +98,7 @@ def foreign_load(runs: list[InstanceRun], elapsed: float) -> float:
 
 def summarize(
     seen: Observed, arrivals: list[float], rate_per_s: float, test: LoadTest, serving: Batching | None = None,
-    instances: int | None = None, **extra: float,
+    instances: int | None = None, **extra: float | bool,
 ) -> ServerEvidence:  # fmt: skip
     """Draw percentiles and intervals from the requests after the lead-in.
 

@@ -31,7 +31,7 @@ def predicted_rate(
     """Return about the highest rate at which the quantile keeps the budget, by simulation; None where no rate does."""
     per_batch = float(np.mean(service_s))
     high = instances * batching.max_batch / per_batch
-    low = high / 2**HALVINGS
+    low = high / float(2**HALVINGS)
 
     def keeps(rate: float) -> bool:
         return predicted_seconds(service_s, batching, instances, rate, quantile) <= budget_s

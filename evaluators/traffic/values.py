@@ -23,7 +23,7 @@ class LoadTest(Frozen):
     Attributes:
         budget_ms: the longest that a request may take, from its arrival to its answer, at ``percentile``.
         confidence: of the verdict.
-        seconds: how long requests arrive; as long as a verdict takes where None.
+        seconds: how long requests arrive; as long as a verdict takes, at most ``most_seconds``, where None.
         lead_in_seconds: requests that arrive in the beginning fill the queue and do not count.
         timeout_ms: after so long a request is dropped; ten budgets, and at least a second, where None.
         seed: of the arrivals.
@@ -36,6 +36,7 @@ class LoadTest(Frozen):
     percentile: Percentile = "p99"
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     seconds: float | None = Field(default=None, gt=0)
+    most_seconds: float = Field(default=120.0, gt=0)
     lead_in_seconds: float = Field(default=0.5, ge=0)
     timeout_ms: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
@@ -52,6 +53,28 @@ class LoadTest(Frozen):
         """After so many seconds a request is dropped."""
         given = self.timeout_ms or max(LEAST_TIMEOUT_MS, TIMEOUT_BUDGETS * self.budget_ms)
         return given / 1e3
+
+
+class ServerProtocol(Frozen):
+    """How a search puts its candidates under load.
+
+    Attributes:
+        budget_ms: the longest that a request may take at the search's percentile.
+        rate_per_s: requests that come; None where the highest rate within the budget is what is optimised.
+        window_ms / instances: chosen for each candidate where None.
+        find_rate: look for the highest rate also where one was asked for.
+        seconds: how long requests arrive at least for a verdict that counts; ``step_seconds`` for one on the way.
+        most_seconds: how long they arrive at most.
+    """
+
+    budget_ms: float = Field(gt=0)
+    rate_per_s: float | None = Field(default=None, gt=0)
+    window_ms: float | None = Field(default=None, ge=0)
+    instances: int | None = Field(default=None, ge=1)
+    find_rate: bool = False
+    seconds: float = Field(default=5.0, gt=0)
+    step_seconds: float = Field(default=1.5, gt=0)
+    most_seconds: float = Field(default=30.0, gt=0)
 
 
 class Serving(Frozen):

@@ -106,16 +106,17 @@ def loadtest(
     config: options.HomeConfig = None,
 ) -> Reply:  # fmt: skip
     """Send single requests at random times to a bundle behind a batching window, or to a URL, and judge their p99."""
-    from search import load_testing
+    from search import api
+    from search.load_testing import Source
 
     test = _test(
         budget_ms=latency_budget, percentile=percentile, confidence=confidence, seconds=duration,
         timeout_ms=request_timeout, seed=seed, max_foreign_load=max_foreign_load,
     )  # fmt: skip
-    report = load_testing.loadtest(
+    report = api.loadtest(
         subject, home, test, rate_per_s=None if rate is None else _parsed("--rate", rate), find_rate=find_rate,
         serving=_serving(window, max_batch, instances), endpoint=_endpoint(subject, protocol, connections),
-        source=load_testing.Source(
+        source=Source(
             workload=workload, file=input, trust=trust, other_target=allow_other_target,
             backend_python=options.pythons_of(backend_python, config),
         ),

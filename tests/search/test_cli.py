@@ -41,7 +41,7 @@ from tests.search.factories import a_profile, a_result, a_search, a_spec, a_targ
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
     "reproduce", "ui", "worker", "coordinator", "fleet",
-    "promote", "rollback", "history", "diff", "reconcile", "revalidate",
+    "promote", "rollback", "history", "diff", "reconcile", "revalidate", "loadtest",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
@@ -157,7 +157,7 @@ def test_help_states_the_defaults_of_the_spec(run: Run) -> None:
 def test_every_setting_of_the_spec_has_a_flag(run: Run) -> None:
     offered = set(re.findall(r"--[a-z-]+", run("search", "--help").out))
 
-    unit = re.compile(r"_(ms|s|bytes)$")
+    unit = re.compile(r"_(per_s|ms|s|bytes)$")
     wanted = {"--" + unit.sub("", field).replace("_", "-") for field in SearchSpec.model_fields if field != "workload"}
     assert wanted <= offered
 
