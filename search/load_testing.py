@@ -95,6 +95,9 @@ def loadtest(
             interpreter=_interpreter(manifest, source.backend_python, home),
         )  # fmt: skip
         candidate = manifest.candidate
+        if serving is not None and (serving.max_batch or 1) > candidate.batch_size:
+            raise UsageError(f"--max-batch {serving.max_batch} is more than the batch size {candidate.batch_size} of "
+                             f"{subject}")  # fmt: skip
         examples = _examples(source, side)
         about = {"bundle": str(side.bundle), "digest": manifest.digest, "label": candidate.label(),
                  "target": candidate.target}  # fmt: skip

@@ -40,10 +40,17 @@ class Wire(NamedTuple):
 
 
 def body_of(row: dict[str, np.ndarray], protocol: WireProtocol) -> bytes:
-    """Return the body of a request for one example; arrays are without the batch axis."""
+    """Return the body of a request for one example; arrays are without the batch axis.
+
+    Raises:
+        UsageError: the protocol has no name for the type of an array.
+    """
     if protocol == "mlflow":
         values = {name: array[None].tolist() for name, array in row.items()}
         return json.dumps({"inputs": next(iter(values.values())) if len(values) == 1 else values}).encode()
+    unknown = sorted({array.dtype.name for array in row.values()} - V2_TYPES.keys())
+    if unknown:
+        raise UsageError(f"the Open Inference Protocol has no type for {', '.join(unknown)}; use --protocol mlflow")
     inputs = [
         {"name": name, "shape": [1, *array.shape], "datatype": V2_TYPES[array.dtype.name],
          "data": array.reshape(-1).tolist()}

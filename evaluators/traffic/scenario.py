@@ -33,14 +33,14 @@ HOPELESS = 1.5
 """A candidate whose simulated percentile is over the budget by this factor is not put under load."""
 IDLE_SHARE = 1 / 256
 """Without a rate, the budget must be kept at least at this share of what the instances could do."""
-MOST_ACCELERATOR_INSTANCES = 2
+MOST_INSTANCES, MOST_ACCELERATOR_INSTANCES = 16, 2
 
 
 def instance_counts(asked: int | None, threads: int, device: str, cores: int) -> tuple[int, ...]:
     """Return how many processes may serve: what was asked for, else powers of two as far as processors reach."""
     if asked is not None:
         return (asked,)
-    most = max(1, cores // threads) if device == "cpu" else MOST_ACCELERATOR_INSTANCES
+    most = min(MOST_INSTANCES, max(1, cores // threads)) if device == "cpu" else MOST_ACCELERATOR_INSTANCES
     return tuple(sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most}))
 
 

@@ -10,12 +10,15 @@ import pytest
 
 from evaluators.candidate import Candidate
 from evaluators.errors import IntegrityError, UsageError
+from evaluators.outcome import Evidence
 from evaluators.target import probe_target
 from evaluators.traffic.values import LoadTest, Serving
+from evaluators.verdicts import judge_all
 from search import api, units
 from search.load_testing import LoadTestReport, Source
 from tests.conftest import paretune
 from tests.search.bundles import a_bundle
+from tests.search.factories import under_load
 
 QUICK = LoadTest(budget_ms=10_000, percentile="p50", seconds=1, lead_in_seconds=0, max_foreign_load=1000)
 
@@ -47,14 +50,12 @@ def test_a_bundle_in_a_folder_is_served_and_judged(bundle: Path, tmp_path: Path)
     assert report.bundle == str(bundle.resolve()) and report.digest is not None
 
 
-def test_a_budget_that_nothing_keeps_is_exit_code_4(bundle: Path, tmp_path: Path) -> None:
-    # Given a window ten times as long as the budget, lone requests cannot keep it.
-    found = api.loadtest(
-        str(bundle), tmp_path, QUICK.model_copy(update={"budget_ms": 5.0}), rate_per_s=20,
-        serving=Serving(window_ms=50), source=Source(file=rows(bundle), other_target=True),
-    )  # fmt: skip
-    assert (found.exit_code, found.verdict.status) == (4, "fail")
-    assert found.test.over_budget > 0.5
+@pytest.mark.parametrize(("value", "code"), [(3.0, 0), (9.0, 4)])
+def test_the_exit_code_says_whether_the_budget_is_kept(value: float, code: int) -> None:
+    test = under_load(p99=value, ci95=(value, value), bounds=(value, value))
+    [verdict] = judge_all((LoadTest(budget_ms=5).constraint,), Evidence(server=test))
+    report = LoadTestReport(subject="b", budget_ms=5, confidence=0.95, test=test, verdict=verdict)
+    assert report.exit_code == code
 
 
 def test_a_bundle_of_another_machine_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import search
 from evaluators.jobs import Protocol
-from evaluators.outcome import Constraint, Evidence, ServerEvidence
+from evaluators.outcome import Constraint, Evidence
 from evaluators.traffic.scenario import choices_of, instance_counts, simulated
 from evaluators.traffic.values import LoadTest, ServerProtocol
 from evaluators.traffic.window import Batching
@@ -20,16 +20,7 @@ from search.spec import SearchSpec, load_spec
 from search.tracked_trial import metrics_of, note_of
 from search.wording import headline, show_doubt
 from tests.conftest import TINY
-from tests.search.factories import a_candidate, a_result, a_spec, a_trial
-
-
-def under_load(**values: Any) -> ServerEvidence:
-    given: dict[str, Any] = {
-        "percentile": "p99", "budget_ms": 5.0, "rate_per_s": 200.0, "offered_per_s": 201.0, "achieved_per_s": 201.0,
-        "requests": 2000, "answered": 2000, "p50": 1.0, "p95": 2.0, "p99": 3.0, "mean": 1.2, "over_budget": 0.001,
-        "ci95": (2.8, 3.4), "bounds": (2.7, 3.5), "bounded": True, "window_ms": 1.0, "max_batch": 8, "instances": 2,
-    }  # fmt: skip
-    return ServerEvidence(**{**given, **values})
+from tests.search.factories import a_candidate, a_result, a_spec, a_trial, under_load
 
 
 def a_served_trial(number: int, **values: Any) -> TrialResult:
@@ -49,7 +40,7 @@ class TestSpec:
             ({}, "throughput", True),
             ({"rate": "200/s"}, "latency", False),
             ({"rate": "200/s", "objective": "throughput"}, "throughput", True),
-            ({"target": "a=1,b=2"}, "cost", True),
+            ({"target": "cpu-arm64=1,cpu-avx512_vnni=2"}, "cost", True),
         ],
     )
     def test_with_a_rate_the_latency_is_optimised_without_one_the_rate(
@@ -148,7 +139,7 @@ class TestShowing:
     )
     def test_the_headline_says_what_is_served_and_how(self, objective: str, said: str) -> None:
         best = a_served_trial(1, sustained_per_s=430.0)
-        result = a_result().model_copy(update={"best": best, "objective": objective, "scenario": "server"})
+        result = a_result([best]).model_copy(update={"best": best, "objective": objective, "scenario": "server"})
         assert said in headline(result)
         assert "2 instances, batches of up to 8, window 1 ms" in headline(result)
 
@@ -161,7 +152,7 @@ class TestShowing:
 
 def test_a_search_serves_its_candidates_and_says_how(tmp_path: Path) -> None:
     result = search.run(
-        TINY, home=tmp_path, backend=("onnxruntime",), batch_size=(1, 4), threads=1, trials=3, latency_budget="2s",
+        TINY, home=tmp_path, backend=("onnxruntime",), batch_size=(4,), threads=1, trials=2, latency_budget="2s",
         scenario="server", rate="50/s", percentile="p50", max_accuracy_drop=0.3, max_foreign_load=1000,
     )  # fmt: skip
     assert result.status == "feasible", result.notes
