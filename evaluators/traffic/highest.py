@@ -32,9 +32,9 @@ def highest_rate(
     """Look for the highest rate that passes, from ``start`` on, within ``most`` trials.
 
     A bracket is widened, faster and faster, until one end passes and the other does not, and halved, as a ratio, until
-    its ends are within ``precision``. Of several rates near the edge one that passed by luck would be chosen: so the chosen one is tried
-    again and, where it does not pass again, the one a step below. Undecided does not pass. Source: the server scenario
-    of MLPerf Inference, whose result is the highest rate at which the latency bound is kept.
+    its ends are within ``precision``. Of several rates near the edge one that passed by luck would be chosen: so that
+    one is tried again and, where it does not pass again, the one a step below. Undecided does not pass. Source: the
+    server scenario of MLPerf Inference, whose result is the highest rate at which the latency bound is kept.
     """
     passed: float | None = None
     missed: float | None = None

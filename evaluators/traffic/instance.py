@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -24,11 +22,11 @@ import numpy as np
 from evaluators.backends.base import Runner
 from evaluators.bundle import open_bundle
 from evaluators.frozen import Frozen
-from evaluators.interpreter import Interpreter, this_interpreter
+from evaluators.interpreter import Interpreter
 from evaluators.registry import backend
 from evaluators.timing.blocks import LocalCalls
+from evaluators.timing.child import Child
 from evaluators.timing.contention import usage
-from evaluators.timing.stand import may_fork
 from evaluators.traffic.queue import SharedHead
 from evaluators.traffic.window import Batch, Batching, next_batch
 
@@ -149,21 +147,8 @@ class Instance:
     """
 
     def __init__(self, interpreter: Interpreter | None = None) -> None:
-        self._link, other = Pipe()
-        self._pid: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        if interpreter is None and may_fork():
-            self._pid = os.fork()
-            if self._pid == 0:
-                self._link.close()
-                serve_and_exit(other)
-        else:
-            chosen = interpreter or this_interpreter()
-            self._process = subprocess.Popen(  # noqa: S603
-                chosen.command("evaluators.traffic.instance", str(other.fileno())), pass_fds=(other.fileno(),),
-                env=chosen.environment(),
-            )  # fmt: skip
-        other.close()
+        self._child = Child("evaluators.traffic.instance", serve_and_exit, interpreter)
+        self._link = self._child.link
 
     def load(self, request: InstanceRequest) -> None:
         """Load a bundle and warm it up."""
@@ -187,14 +172,7 @@ class Instance:
         """End the process. It is told so: those that were started later hold a copy of this end of its pipe."""
         with suppress(OSError):
             self._link.send((END, None))
-        self._link.close()
-        if self._pid is not None:
-            with suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
-            self._pid = None
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
+        self._child.wait()
 
     def _ask(self, verb: str, what: Any) -> Any:
         self._tell((verb, what))
