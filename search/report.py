@@ -13,7 +13,7 @@ from evaluators.profile import WorkloadProfile
 from evaluators.target import Accelerator, Target, environment
 from search.deciding import advice, decided_by
 from search.result import Finals, Relaxation, SearchResult, TrialResult
-from search.under_load import report_cards, report_rows
+from search.under_load import report_cards, report_rows, served_cells
 from search.units import show_bytes, show_ms
 from search.wording import (
     NOTHING,
@@ -317,6 +317,14 @@ _COLUMNS = (
         note=lambda t: "beside other programs" if t.latency_ms and not t.latency_ms.clean else "",
     ),
     _Column("Throughput", "n", lambda t: show_rate(t.throughput_per_s), lambda t: t.throughput_per_s),
+    _Column(
+        "Requests",
+        "n",
+        lambda t: served_cells(t)[0],
+        lambda t: t.server and t.server.value,
+        note=lambda t: f"at {show_rate(t.server.rate_per_s)}" if t.server else "",
+    ),
+    _Column("Within", "n", lambda t: served_cells(t)[1], lambda t: t.server and t.server.sustained_per_s),
     _Column("Per million", "n", lambda t: show_cost(t.cost_per_million), lambda t: t.cost_per_million),
     _Column(
         "Accuracy",
@@ -336,6 +344,7 @@ def _columns(result: SearchResult, trials: Sequence[TrialResult]) -> tuple[_Colu
     """Return the columns of the tables: targets where there are several, costs where there are prices."""
     left_out = set() if len(result.targets) > 1 else {"Target"}
     left_out |= set() if any(trial.cost_per_million is not None for trial in trials) else {"Per million"}
+    left_out |= set() if any(trial.server is not None for trial in trials) else {"Requests", "Within"}
     return tuple(column for column in _COLUMNS if column.title not in left_out)
 
 

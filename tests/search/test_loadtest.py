@@ -15,6 +15,7 @@ from evaluators.target import probe_target
 from evaluators.traffic.values import LoadTest, Serving
 from evaluators.verdicts import judge_all
 from search import api, units
+from search.cli import main
 from search.load_testing import LoadTestReport, Source
 from tests.conftest import paretune
 from tests.search.bundles import a_bundle
@@ -104,10 +105,12 @@ def test_a_url_needs_to_be_told_what_to_send(tmp_path: Path) -> None:
         (("--rate", "5/s", "--confidence", "30%"), "--confidence"),
     ],
 )
-def test_a_flag_that_cannot_be_read_is_a_sentence(tmp_path: Path, flags: tuple[str, ...], said: str) -> None:
-    answer = paretune("loadtest", "http://a/invocations", "--latency-budget", "5ms", "--home", str(tmp_path), *flags)
-    assert answer.code == 2
-    assert said in answer.stderr
+def test_a_flag_that_cannot_be_read_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    code = main(["loadtest", "http://a/invocations", "--latency-budget", "5ms", "--home", str(tmp_path), *flags])
+    assert code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "rate"), [("50/s", 50.0), ("3000/min", 50.0), ("0.5", 0.5), (20, 20.0)])
