@@ -104,7 +104,7 @@ def conclude(rows: list[Served], given: argparse.Namespace, seconds: dict[str, f
     single, server = best["single"], best["server"]
     differ = single.trial.candidate.hash != server.trial.candidate.hash
     holds = differ and server.rate_per_s > single.rate_per_s
-    ratio = f"{server.rate_per_s / single.rate_per_s:.2f} times" if single.rate_per_s else "which serves none,"
+    other = f"{server.rate_per_s / single.rate_per_s:.2f} times the other" if single.rate_per_s else "the other none"
     facts = report.machine()
     text = "\n".join([
         f"## {facts['date']}: the server scenario, {facts['processor']}", "",
@@ -116,7 +116,7 @@ def conclude(rows: list[Served], given: argparse.Namespace, seconds: dict[str, f
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", *(row.row() for row in rows), "",
         *(f"- The search for {name} took {took:.0f} s." for name, took in seconds.items()),
         f"- The candidates {'differ' if differ else 'are the same'}; that of the server scenario serves "
-        f"{server.rate_per_s:,.0f} requests/s, {ratio} the other.",
+        f"{server.rate_per_s:,.0f} requests/s, {other}.",
         f"- **{'Holds' if holds else 'Does not hold'}.**", "",
     ])  # fmt: skip
     record(text, keep=given.record)
