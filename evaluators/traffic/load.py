@@ -66,12 +66,9 @@ def run_test(
     arrivals = poisson_arrivals(rate_per_s, whole, test.seed if seed is None else seed).tolist()
     if not arrivals or arrivals[-1] < test.lead_in_seconds:
         raise UsageError(f"at {rate_per_s:g} requests per second none arrives within {seconds:g} s; test for longer")
-    batching, instances = (server.batching, server.instances) if isinstance(server, BundleServer) else (None, None)
     for number in range(test.tries):
         seen = server.run(arrivals, test.timeout_s)
-        found = summarize(
-            seen, arrivals, rate_per_s, test, batching, instances, polluted=number, seconds=time.monotonic() - begun
-        )  # fmt: skip
+        found = summarize(seen, arrivals, rate_per_s, test, polluted=number, seconds=time.monotonic() - begun)
         if found.clean:
             break
     return found
@@ -79,7 +76,7 @@ def run_test(
 
 def find_highest(
     server: Server, start: float, test: LoadTest, *, step_seconds: float = STEP_SECONDS,
-    second_look_seconds: float = LEAST_SECONDS, tried: Callable[[RateStep], None] = lambda step: None,
+    second_look_seconds: float = LEAST_SECONDS,
 ) -> tuple[float | None, ServerEvidence, tuple[RateStep, ...]]:  # fmt: skip
     """Look for the highest rate that surely keeps the budget; return it, the evidence, and every rate that was tried.
 
@@ -97,7 +94,6 @@ def find_highest(
         [verdict] = judge_all((test.constraint,), Evidence(server=evidence))
         found[rate] = evidence
         steps.append(RateStep(rate_per_s=rate, value_ms=evidence.value, status=verdict.status, confirming=again))
-        tried(steps[-1])
         return verdict.status
 
     highest = highest_rate(trial, start, least=least_rate(test))

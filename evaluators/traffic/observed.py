@@ -33,6 +33,7 @@ class Observed:
         elapsed: seconds from the first arrival to the last answer.
         batch_sizes / call_s / busy_s: of each call, and seconds of instances at work; empty and 0 for a URL.
         foreign_load: how long threads waited for a processor that other programs used, in seconds per second.
+        batching / instances: how requests were gathered, and by how many processes they were run; None for a URL.
     """
 
     latencies: np.ndarray
@@ -43,6 +44,8 @@ class Observed:
     call_s: np.ndarray
     busy_s: float = 0.0
     foreign_load: float = 0.0
+    batching: Batching | None = None
+    instances: int | None = None
 
 
 class Server(Interface):
@@ -65,10 +68,10 @@ def least_rate(test: LoadTest) -> float:
     return LEAST_REQUESTS / (test.seconds or test.most_seconds)
 
 
-def observed_of(runs: list[InstanceRun], arrivals: list[float], timeout_s: float) -> Observed:
+def observed_of(runs: list[InstanceRun], arrivals: list[float], batching: Batching) -> Observed:
     """Put together what instances did; a request that none of them ran was dropped."""
     times = np.asarray(arrivals)
-    latencies = np.full(len(times), timeout_s)
+    latencies = np.full(len(times), batching.timeout_s)
     dropped = np.ones(len(times), dtype=bool)
     served = sorted((batch for run in runs for batch in run.served), key=lambda batch: batch.first)
     for batch in served:
@@ -80,6 +83,7 @@ def observed_of(runs: list[InstanceRun], arrivals: list[float], timeout_s: float
         batch_sizes=np.array([batch.last - batch.first for batch in served]),
         call_s=np.array([batch.call_s for batch in served]),
         busy_s=sum(batch.end - batch.at for batch in served), foreign_load=foreign_load(runs, elapsed),
+        batching=batching, instances=len(runs),
     )  # fmt: skip
 
 
@@ -97,9 +101,8 @@ def foreign_load(runs: list[InstanceRun], elapsed: float) -> float:
 
 
 def summarize(
-    seen: Observed, arrivals: list[float], rate_per_s: float, test: LoadTest, serving: Batching | None = None,
-    instances: int | None = None, **extra: float | bool,
-) -> ServerEvidence:  # fmt: skip
+    seen: Observed, arrivals: list[float], rate_per_s: float, test: LoadTest, **extra: float | bool
+) -> ServerEvidence:
     """Draw percentiles and intervals from the requests after the lead-in.
 
     Raises:
@@ -125,15 +128,15 @@ def summarize(
         ci95=block_interval(blocks, quantile),
         bounds=block_interval(blocks, quantile, test.confidence, one_sided=True),
         bounded=supports_upper_bound(blocks, quantile, test.confidence),
-        window_ms=None if serving is None else serving.window_s * 1e3,
-        max_batch=None if serving is None else serving.max_batch, instances=instances,
-        **_batches(seen, instances, quantile), clean=seen.foreign_load <= test.max_foreign_load,
+        window_ms=seen.batching and seen.batching.window_s * 1e3,
+        max_batch=seen.batching and seen.batching.max_batch, instances=seen.instances,
+        **_batches(seen, quantile), clean=seen.foreign_load <= test.max_foreign_load,
         foreign_load=seen.foreign_load, **extra,
     )  # fmt: skip
 
 
-def _batches(seen: Observed, instances: int | None, quantile: float) -> dict[str, object]:
-    if instances is None or not len(seen.batch_sizes):
+def _batches(seen: Observed, quantile: float) -> dict[str, object]:
+    if seen.instances is None or not len(seen.batch_sizes):
         return {}
     call_ms = seen.call_s * 1e3
     pieces = np.array_split(call_ms, max(1, min(BLOCKS, len(call_ms) // 2)))
@@ -141,7 +144,7 @@ def _batches(seen: Observed, instances: int | None, quantile: float) -> dict[str
                       p99=percentile(call_ms, 0.99), ci95=block_interval(pieces, quantile))  # fmt: skip
     return {
         "batches": len(seen.batch_sizes), "mean_batch": float(seen.batch_sizes.mean()),
-        "busy_share": min(1.0, seen.busy_s / (instances * max(seen.elapsed, 1e-9))), "call_ms": calls,
+        "busy_share": min(1.0, seen.busy_s / (seen.instances * max(seen.elapsed, 1e-9))), "call_ms": calls,
     }  # fmt: skip
 
 

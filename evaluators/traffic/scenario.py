@@ -109,9 +109,9 @@ def simulated(
     latencies = simulate(arrivals, service_s, batching, instances)
     lost, nothing = latencies >= test.timeout_s, np.zeros(0)
     seen = Observed(latencies=latencies, dropped=lost, failed=np.zeros(len(lost), dtype=bool), elapsed=arrivals[-1],
-                    batch_sizes=nothing, call_s=nothing)  # fmt: skip
+                    batch_sizes=nothing, call_s=nothing, batching=batching, instances=instances)  # fmt: skip
     everything = test.model_copy(update={"lead_in_seconds": 0.0})
-    return summarize(seen, arrivals, rate_per_s, everything, batching, instances, simulated=True)
+    return summarize(seen, arrivals, rate_per_s, everything, simulated=True)
 
 
 def _under_load(serving: BundleServer, server: ServerProtocol, test: LoadTest, start: float) -> ServerEvidence:

@@ -22,7 +22,6 @@ class BundleServer:
 
     def __init__(self, instances: Sequence[Instance], request: InstanceRequest, batching: Batching) -> None:
         self._started, self._request, self._loaded = instances, request, 0
-        self._queue = SharedHead(Path(request.queue))
         self.batching = batching
         self.instances = 1
 
@@ -52,12 +51,13 @@ class BundleServer:
             InstanceDiedError: a process failed.
         """
         batching = self.batching._replace(timeout_s=timeout_s)
-        self._queue.reset()
+        with SharedHead(Path(self._request.queue)) as queue:
+            queue.reset()
         moment = time.monotonic() + AHEAD_SECONDS
         taking_part = self._started[: self.instances]
         for instance in taking_part:
             instance.begin(arrivals, batching, moment)
-        return observed_of([instance.finish() for instance in taking_part], arrivals, timeout_s)
+        return observed_of([instance.finish() for instance in taking_part], arrivals, batching)
 
 
 @contextmanager

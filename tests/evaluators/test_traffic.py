@@ -187,7 +187,7 @@ def seen(latencies_ms: np.ndarray, **values: Any) -> Observed:
 class TestEvidence:
     def test_what_was_never_run_counts_as_the_timeout(self) -> None:
         runs = [InstanceRun([Served(0, 2, 1.0, 1.5, 0.4)], 0.5, 0.0, 1.0)]
-        found = observed_of(runs, [0.5, 1.0, 1.2], timeout_s=3.0)
+        found = observed_of(runs, [0.5, 1.0, 1.2], Batching(2, 0.0, 3.0))
         assert found.latencies == pytest.approx([1.0, 0.5, 3.0])
         assert found.dropped.tolist() == [False, False, True]
 
