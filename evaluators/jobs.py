@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
 from evaluators.interpreter import Interpreter
 from evaluators.outcome import Constraint, LatencyEvidence, Outcome
 from evaluators.profile import Problem, WorkloadProfile
+from evaluators.traffic.values import Endpoint, Examples, LoadReport, LoadTest, ServedBundle, ServerProtocol, Serving
 
 
 class Protocol(Frozen):
@@ -33,6 +34,7 @@ class Protocol(Frozen):
             different from the first, or its ratio to that is known within ``precision``.
         most_rounds: it ends there in any case.
         precision: half the length of a ratio's 95 % interval, relative.
+        server: how candidates are put under load besides; only calls one after the other are timed where it is None.
     """
 
     percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
@@ -47,6 +49,12 @@ class Protocol(Frozen):
     rounds: int = Field(default=8, ge=2)
     most_rounds: int = Field(default=24, ge=2)
     precision: float = Field(default=0.015, gt=0)
+    server: ServerProtocol | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_a_server_that_nobody_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        return fields if self.server is not None else {key: fields[key] for key in fields if key != "server"}
 
 
 class ProfileJob(Frozen):
@@ -145,7 +153,22 @@ class SealedJob(Frozen):
     protocol: Protocol = Protocol()
 
 
-AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob | SealedJob
+class LoadJob(Frozen):
+    """Put a bundle or a served model under load; without a rate, start from what service times promise.
+
+    ``find_rate`` looks for the highest rate that keeps the budget, from ``rate_per_s`` on.
+    """
+
+    job: Literal["load"] = "load"
+    subject: ServedBundle | Endpoint
+    examples: Examples
+    test: LoadTest
+    serving: Serving = Serving()
+    rate_per_s: float | None = Field(default=None, gt=0)
+    find_rate: bool = False
+
+
+AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob | SealedJob | LoadJob
 Job = Annotated[AnyJob, Field(discriminator="job")]
 
 
@@ -174,7 +197,7 @@ class Comparison(Frozen):
 
 
 class JobResult(Frozen):
-    """Exactly one of: profile, source, prepared bundle, comparison, or the outcome (also of a typed failure).
+    """Exactly one of: profile, source, prepared bundle, comparison, load test, or outcome (of a typed failure too).
 
     A profile job whose workload breaks its contract answers with ``problems`` alone.
     """
@@ -184,4 +207,5 @@ class JobResult(Frozen):
     sourced: Sourced | None = None
     prepared: Prepared | None = None
     comparison: Comparison | None = None
+    load: LoadReport | None = None
     outcome: Outcome | None = None

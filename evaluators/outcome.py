@@ -131,6 +131,84 @@ class LatencyEvidence(Frozen):
         return self.ci95[1] if chosen is None else chosen
 
 
+class CallTimes(Frozen):
+    """The runtime's own calls during a load test, in milliseconds: each with a whole batch, copies left out.
+
+    ``ci95`` is the 95 % interval of the percentile that the test is about.
+    """
+
+    calls: int
+    p50: float
+    p95: float | None = None
+    p99: float | None = None
+    ci95: Interval
+
+
+class ServerEvidence(Frozen):
+    """Latency of single requests that arrive at random and do not wait for each other, in milliseconds.
+
+    It runs from the moment at which a request was due to arrive to its answer. One that was dropped or failed counts
+    as having taken the timeout, at least.
+
+    Attributes:
+        rate_per_s: the rate that was asked for; ``offered_per_s`` is that of the arrivals that were drawn,
+            ``achieved_per_s`` that of the answers.
+        requests: that count, those of the lead-in left out; the next three add up to them.
+        dropped: waited longer than the timeout and were never run.
+        over_budget: share of the requests that took longer than the budget.
+        ci95: 95 % interval of the percentile named ``percentile``; requests in one queue resemble each other.
+        bounds / bounded: one-sided bounds of the same, as of ``LatencyEvidence``.
+        window_ms / max_batch / instances: how requests were batched, and by how many processes they were run; null for
+            a server that somebody else runs.
+        batches / mean_batch / busy_share: calls, requests in each, and share of the time that instances were at work.
+        call_ms: the runtime's own calls.
+        clean: False where other programs kept using the processor: such a latency is shown and never judged.
+        polluted: tests that were run again because of that; ``foreign_load`` is what remained, in seconds per second.
+        simulated: no request was served: measured service times were put through the same batching by a clock that
+            does not wait, and what came out was far from the budget.
+        sustained_per_s: the highest rate at which the percentile surely keeps the budget, where that was looked for.
+        seconds: what all tests took together.
+    """
+
+    percentile: Literal["p50", "p90", "p95", "p99"]
+    budget_ms: float
+    rate_per_s: float
+    offered_per_s: float
+    achieved_per_s: float
+    requests: int
+    answered: int
+    dropped: int = 0
+    errors: int = 0
+    p50: float
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    mean: float
+    over_budget: float
+    ci95: Interval
+    bounds: Interval
+    bounded: bool
+    window_ms: float | None = None
+    max_batch: int | None = None
+    instances: int | None = None
+    batches: int | None = None
+    mean_batch: float | None = None
+    busy_share: float | None = None
+    call_ms: CallTimes | None = None
+    clean: bool = True
+    polluted: int = 0
+    foreign_load: float = 0.0
+    simulated: bool = False
+    sustained_per_s: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """The percentile that is judged, in milliseconds; the upper end of its interval where it is not supported."""
+        chosen: float | None = getattr(self, self.percentile)
+        return self.ci95[1] if chosen is None else chosen
+
+
 class AccuracyEvidence(Frozen):
     """Score of the built bundle on validation data, and its drop from the original model on the same examples.
 
@@ -220,6 +298,7 @@ class Evidence(Frozen):
     """
 
     latency: LatencyEvidence | None = None
+    server: ServerEvidence | None = None
     throughput_per_s: float | None = None
     accuracy: AccuracyEvidence | None = None
     parity: ParityEvidence | None = None

@@ -10,11 +10,12 @@ from evaluators.errors import (
     NotFiniteError,
     ParityError,
     UnsupportedError,
+    UsageError,
     WorkloadError,
     found_no_space,
     ran_out_of_memory,
 )
-from evaluators.jobs import CompareJob, Job, JobResult, MeasureJob, PrepareJob, SealedJob, SourceJob
+from evaluators.jobs import CompareJob, Job, JobResult, LoadJob, MeasureJob, PrepareJob, SealedJob, SourceJob
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.profile import Problem
 from evaluators.stages.clock import StageClock
@@ -29,7 +30,7 @@ _KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
 def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
     """Run ``job``; what goes wrong inside it comes back as a typed failed outcome.
 
-    A workload that breaks its contract is the user's to mend: a profile job answers with the problems instead.
+    A workload that breaks its contract is the user's to mend: a profile or load job answers with the problems instead.
     """
     clock = StageClock(report_stage)
     try:
@@ -54,11 +55,16 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
             from evaluators.stages.sealed import score_sealed
 
             return JobResult(outcome=score_sealed(job, clock))
+        if isinstance(job, LoadJob):
+            from evaluators.traffic.load import load_test
+
+            with clock.stage("load test"):
+                return JobResult(load=load_test(job))
         from evaluators.profiling import profile_workload
 
         return profile_workload(job, clock)
-    except WorkloadError as error:
-        if job.job == "profile":
+    except UsageError as error:
+        if job.job in ("profile", "load"):
             return JobResult(problems=(Problem(level="error", what=str(error)),))
         return _failed(error, FailureKind.ERROR, clock)
     except Exception as error:

@@ -61,6 +61,8 @@ def _known(constraint: Constraint, evidence: Evidence) -> bool:
     if metric.startswith("latency_") and latency is not None:
         low, _ = latency.bounds or latency.ci95
         return latency.clean and (latency.bounded or violation_of(constraint, low) > 0)
+    if metric.startswith("server_") and (server := evidence.server) is not None:
+        return server.clean and (server.bounded or violation_of(constraint, server.bounds[0]) > 0)
     if metric in ("accuracy", "accuracy_drop"):
         return evidence.accuracy is None or not (evidence.accuracy.method or "").startswith("none")
     return True
@@ -71,6 +73,8 @@ def measured(metric: str, evidence: Evidence) -> tuple[float, Interval | None] |
     latency, accuracy = evidence.latency, evidence.accuracy
     if metric.startswith("latency_"):
         return None if latency is None else (latency.value, latency.bounds or latency.ci95)
+    if metric.startswith("server_"):
+        return None if evidence.server is None else (evidence.server.value, evidence.server.bounds)
     if metric == "accuracy_drop":
         return None if accuracy is None else (accuracy.drop, accuracy.drop_bounds or accuracy.drop_ci95)
     if metric == "accuracy":

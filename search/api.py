@@ -28,6 +28,7 @@ from search.exports.exporting import ExportReport as ExportReport
 from search.exports.exporting import export as export
 from search.fleet import Fleet, known_targets, local_capabilities, targets_of
 from search.home import home_folder
+from search.load_testing import loadtest as loadtest
 from search.machines import BackendReport as BackendReport
 from search.machines import DoctorReport as DoctorReport
 from search.machines import TargetReport as TargetReport

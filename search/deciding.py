@@ -38,9 +38,10 @@ def advice(result: SearchResult) -> list[str]:
 
 
 def _way(trial: TrialResult, verdict: Verdict) -> str:
-    if verdict.constraint.metric.startswith("latency_"):
+    if verdict.constraint.metric.startswith(("latency_", "server_")):
         again = f"measuring {name_of(verdict.constraint.metric)} again on a quieter machine"
-        clean = trial.latency_ms is None or trial.latency_ms.clean
+        timed = trial.server if verdict.constraint.metric.startswith("server_") else trial.latency_ms
+        clean = timed is None or timed.clean
         return f"{again}, or for longer" if clean else again
     needed = None if trial.accuracy_examples is None else examples_needed(verdict, trial.accuracy_examples)
     if needed is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from evaluators.outcome import ServerEvidence
 from search.result import TrialResult
 
 
@@ -11,17 +12,30 @@ def objective_value(trial: TrialResult, objective: str, percentile: str) -> floa
     """The value to be *minimised*: latency in ms, negative throughput, size in bytes, or the cost of a
     million inferences; None if not measured.
 
+    Of a trial that was put under load they are those of its requests: the latency at the rate, and the highest rate.
     A time that was measured beside other programs counts as not measured: it is shown, and decides nothing.
     """
     if objective == "size":
         return None if trial.size_bytes is None else float(trial.size_bytes)
     if trial.latency_ms is not None and not trial.latency_ms.clean:
         return None
+    if trial.server is not None:
+        return _under_load(trial.server, objective, trial)
     if objective == "latency":
         return trial.latency_at(percentile)
     if objective == "cost":
         return trial.cost_per_million
     return None if trial.throughput_per_s is None else -trial.throughput_per_s
+
+
+def _under_load(server: ServerEvidence, objective: str, trial: TrialResult) -> float | None:
+    if not server.clean:
+        return None
+    if objective == "latency":
+        return server.value
+    if objective == "cost":
+        return trial.cost_per_million
+    return None if server.sustained_per_s is None else -server.sustained_per_s
 
 
 def pareto_front(trials: Iterable[TrialResult], objective: str, percentile: str) -> list[TrialResult]:

@@ -91,6 +91,9 @@ class LiveProgress:
         if trial.outcome == "failed":
             return [_short(trial.reason or "", 100)]
         facts = [f"{percentile} {show_ms(trial.latency_at(percentile))}"] if trial.latency_ms else []
+        if trial.server is not None:
+            at = f" at {show_rate(trial.server.rate_per_s)}"
+            facts = [f"{percentile} of requests {show_ms(trial.server.value)}{at}"]
         if self._spec.goal != "latency" and trial.feasible:
             facts.append(self._objective(trial))
         if trial.accuracy is not None:
@@ -102,6 +105,9 @@ class LiveProgress:
         return facts
 
     def _objective(self, trial: TrialResult) -> str:
+        if trial.server is not None and self._spec.goal in ("latency", "throughput"):
+            found = trial.server
+            return show_ms(found.value) if self._spec.goal == "latency" else show_rate(found.sustained_per_s)
         if self._spec.goal == "throughput":
             return show_rate(trial.throughput_per_s)
         if self._spec.goal == "cost":

@@ -22,6 +22,9 @@ from workers.records import TrialSource
 ASSUMED_SPEEDUP = 4
 """How much faster than eager fp32 a good candidate may be, for guessing the batch size that fills the budget."""
 
+REQUEST_CALLS = 2
+"""A request to a server may have to wait for the call before its own, so that a call has half of the budget."""
+
 FLOAT = "fp32"
 
 MOST_ANCHORS = 128
@@ -120,10 +123,13 @@ class Proposer:
     def _filling_batch(self, space: Space, trials: Sequence[TrialResult]) -> int:
         """Guess the batch size that fills the latency budget, from the target's baseline at the smallest one."""
         sizes, budget = space.batch_sizes, self._spec.latency_budget_ms
+        if budget is not None and self._spec.scenario == "server":
+            budget /= REQUEST_CALLS
         baselines = (trial for trial in trials
                      if trial.source == "baseline" and trial.candidate.target == space.target.name)  # fmt: skip
         first = next((trial.latency_at(self._spec.percentile) for trial in baselines), None)
-        if self._spec.goal not in ("throughput", "cost") or budget is None or not first:
+        fills = self._spec.goal in ("throughput", "cost") or self._spec.scenario == "server"
+        if not fills or budget is None or not first:
             return min(sizes)
         fitting = [size for size in sizes if first * (size / min(sizes)) / ASSUMED_SPEEDUP <= budget]
         return max(fitting, default=min(sizes))

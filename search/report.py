@@ -13,6 +13,7 @@ from evaluators.profile import WorkloadProfile
 from evaluators.target import Accelerator, Target, environment
 from search.deciding import advice, decided_by
 from search.result import Finals, Relaxation, SearchResult, TrialResult
+from search.under_load import report_cards, report_rows, served_cells
 from search.units import show_bytes, show_ms
 from search.wording import (
     NOTHING,
@@ -152,10 +153,13 @@ def _cards(result: SearchResult) -> list[dict[str, Any]]:
     spread = show_interval("latency_ms", best.latency_ms.ci95 if best.latency_ms else None)
     drop = show_drop(best.accuracy_drop, is_share(best))
     base, unmodified = result.baseline, result.best_float
+    single = result.scenario == "single"
     cards = [
-        ("latency", f"latency {result.percentile}", show_ms(best.latency_at(result.percentile)),
+        *report_cards(result, best),
+        ("latency" if single else "", f"latency {result.percentile}", show_ms(best.latency_at(result.percentile)),
          spread and f"95 %: {spread}"),
-        ("throughput", "throughput", show_rate(best.throughput_per_s), f"batch of {best.candidate.batch_size}"),
+        ("throughput" if single else "", "throughput", show_rate(best.throughput_per_s),
+         f"batch of {best.candidate.batch_size}"),
         *([("cost", "cost of a million", show_cost(best.cost_per_million), f"on {best.candidate.target}")]
           if best.cost_per_million is not None else []),
         ("", "accuracy", show_score(best.accuracy), f"drop {drop}"),
@@ -234,6 +238,7 @@ def _comparison(result: SearchResult) -> dict[str, Any]:
         (f"latency {result.percentile}", lambda trial: show_ms(trial.latency_at(result.percentile)),
          lambda trial: show_interval("latency_ms", trial.latency_ms.ci95 if trial.latency_ms else None)),
         ("throughput", lambda trial: show_rate(trial.throughput_per_s), lambda trial: ""),
+        *report_rows(result),
         ("cost of a million inferences", lambda trial: show_cost(trial.cost_per_million), lambda trial: ""),
         ("accuracy", lambda trial: show_score(trial.accuracy),
          lambda trial: show_interval("accuracy", trial.accuracy_ci95)),
@@ -312,6 +317,14 @@ _COLUMNS = (
         note=lambda t: "beside other programs" if t.latency_ms and not t.latency_ms.clean else "",
     ),
     _Column("Throughput", "n", lambda t: show_rate(t.throughput_per_s), lambda t: t.throughput_per_s),
+    _Column(
+        "Requests",
+        "n",
+        lambda t: served_cells(t)[0],
+        lambda t: t.server and t.server.value,
+        note=lambda t: f"at {show_rate(t.server.rate_per_s)}" if t.server else "",
+    ),
+    _Column("Within", "n", lambda t: served_cells(t)[1], lambda t: t.server and t.server.sustained_per_s),
     _Column("Per million", "n", lambda t: show_cost(t.cost_per_million), lambda t: t.cost_per_million),
     _Column(
         "Accuracy",
@@ -331,6 +344,7 @@ def _columns(result: SearchResult, trials: Sequence[TrialResult]) -> tuple[_Colu
     """Return the columns of the tables: targets where there are several, costs where there are prices."""
     left_out = set() if len(result.targets) > 1 else {"Target"}
     left_out |= set() if any(trial.cost_per_million is not None for trial in trials) else {"Per million"}
+    left_out |= set() if any(trial.server is not None for trial in trials) else {"Requests", "Within"}
     return tuple(column for column in _COLUMNS if column.title not in left_out)
 
 

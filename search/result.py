@@ -8,7 +8,7 @@ from pydantic import Field
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
-from evaluators.outcome import Constraint, Diagnosis, Interval, LatencyEvidence, Outcome, Ratio, Verdict
+from evaluators.outcome import Constraint, Diagnosis, Interval, LatencyEvidence, Outcome, Ratio, ServerEvidence, Verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,6 +46,7 @@ class TrialResult(Frozen):
     Attributes:
         feasible: measured in full, and every limit is kept at the search's confidence.
         undecided: measured in full, no limit is surely missed, and at least one is not surely kept.
+        server: what single requests at random saw of it, in the server scenario.
         speedup: over eager fp32 at the same batch size and threads, timed in turn with this trial.
         cost_per_million: of a million inferences at the price of the trial's target, null without one.
         accuracy_examples: how many of validation were scored; ``accuracy_complete`` says whether it was all.
@@ -65,6 +66,7 @@ class TrialResult(Frozen):
     undecided: bool = False
     pareto: bool = False
     latency_ms: LatencyResult | None = None
+    server: ServerEvidence | None = None
     speedup: Ratio | None = None
     throughput_per_s: float | None = None
     cost_per_million: float | None = None
@@ -197,6 +199,8 @@ class SearchResult(Frozen):
     status: Literal["feasible", "infeasible", "interrupted"]
     objective: str
     percentile: str
+    scenario: Literal["single", "server"] = "single"
+    rate_per_s: float | None = None
     constraints: tuple[Constraint, ...]
     confidence: float = 0.95
     baseline: TrialResult | None = None
@@ -270,6 +274,7 @@ def trial_result(
         feasible=outcome.feasible,
         undecided=outcome.undecided,
         latency_ms=latency and _latency_result(latency),
+        server=evidence.server,
         speedup=latency and latency.speedup,
         throughput_per_s=evidence.throughput_per_s,
         accuracy=accuracy and accuracy.accuracy,

@@ -101,13 +101,16 @@ def scene_of(result: SearchResult, trials: Sequence[TrialResult]) -> Scene:
 def axes_of(result: SearchResult) -> tuple[Axis, ...]:
     """Return the axes to draw over: the objective first, but latency where nothing meets its limit."""
     limits = {constraint.metric: constraint for constraint in result.constraints}
-    latency = f"latency_{result.percentile}_ms"
-    known = (
+    latency = f"{'latency' if result.scenario == 'single' else 'server'}_{result.percentile}_ms"
+    timed = (
         Axis("latency", f"latency {result.percentile} of one batch (ms), less is better", True,
              lambda trial: trial.latency_at(result.percentile),
              lambda trial: trial.latency_ms.ci95 if trial.latency_ms else None, limits.get(latency)),
         Axis("throughput", "throughput (examples per second), more is better", False,
              lambda trial: trial.throughput_per_s, lambda trial: None),
+    )  # fmt: skip
+    known = (
+        *(timed if result.scenario == "single" else _server_axes(result, limits.get(latency))),
         *([Axis("cost", "cost of a million inferences, less is better", True, lambda trial: trial.cost_per_million,
                 lambda trial: None)] if result.objective == "cost" else []),
         Axis("size", "size on disk (MB), less is better", True,
@@ -116,6 +119,21 @@ def axes_of(result: SearchResult) -> tuple[Axis, ...]:
     )  # fmt: skip
     first = "latency" if result.best is None and latency in limits else result.objective
     return tuple(sorted(known, key=lambda axis: axis.name != first))
+
+
+def _server_axes(result: SearchResult, limit: Constraint | None) -> tuple[Axis, ...]:
+    """Return the axes of what requests saw; what was never put under load is not on them."""
+    at = f" at {result.rate_per_s:g} requests per second" if result.rate_per_s else ""
+    latency = Axis(
+        "latency", f"latency {result.percentile} of a request{at} (ms), less is better", True,
+        lambda trial: trial.server.value if trial.server else None,
+        lambda trial: trial.server.ci95 if trial.server else None, limit,
+    )  # fmt: skip
+    rate = Axis(
+        "throughput", "requests per second within the budget, more is better", False,
+        lambda trial: trial.server.sustained_per_s if trial.server else None, lambda trial: None,
+    )  # fmt: skip
+    return latency, rate
 
 
 def ticks_of(span: Range) -> list[float]:

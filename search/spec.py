@@ -14,6 +14,7 @@ from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from evaluators.jobs import Protocol
 from evaluators.outcome import Constraint
+from evaluators.traffic.values import ServerProtocol
 from search import units
 from search.interpreters import named_pythons, pythons_of_file
 from search.prices import named_price, priced_targets
@@ -21,10 +22,14 @@ from workers.keeping import DEFAULT_CACHE_BYTES
 
 ENVIRONMENT_PREFIX = "PARETUNE_"
 DEFAULT_ACCURACY_DROP = 0.01
+SERVER_PERCENTILE = "p99"
+SINGLE_LOOKS = (0.25, 0.5, 1.0)
+"""Seconds of calls one after the other in the server scenario, where no verdict is drawn from them."""
 _PYTHONS = "backend_python"
 
 Objective = Literal["latency", "throughput", "size", "cost"]
 Percentile = Literal["p50", "p90", "p95", "p99"]
+Scenario = Literal["single", "server"]
 BatchSizes = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -36,13 +41,7 @@ def _listed(value: Any) -> Any:
 
 def _share(value: Any) -> Any:
     """Read a share written as a number or in percent: ``0.95``, ``95%``."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a share such as 0.95 or 95%") from None
+    return units.share(value) if isinstance(value, str) else value
 
 
 _Targets = Annotated[tuple[str, ...], BeforeValidator(priced_targets)]
@@ -61,6 +60,9 @@ class SearchSpec(Frozen):
     whose threads waited more than ``max_foreign_load`` of its time for a processor that other programs used is timed
     again. ``backend_python`` is the interpreter of each backend that lives in one of its own, on the machine that runs
     the search.
+
+    With ``scenario`` server the budget is that of single requests that come at random, ``rate_per_s`` of them:
+    ``percentile`` is p99 then unless told. Without a rate the objective is the highest that keeps the budget.
     """
 
     workload: str
@@ -74,6 +76,14 @@ class SearchSpec(Frozen):
     )
     objective: Objective | None = None
     percentile: Percentile = "p95"
+    scenario: Scenario = "single"
+    rate_per_s: Annotated[float, BeforeValidator(units.per_second)] | None = Field(
+        default=None, validation_alias=AliasChoices("rate_per_s", "rate")
+    )
+    window_ms: Annotated[float, BeforeValidator(units.milliseconds_or_none)] | None = Field(
+        default=None, validation_alias=AliasChoices("window_ms", "window")
+    )
+    instances: int | None = Field(default=None, ge=1)
     confidence: Annotated[float, BeforeValidator(_share)] = Field(default=0.95, gt=0.5, lt=1, strict=True)
     max_foreign_load: Annotated[float, BeforeValidator(_share)] = Field(default=0.05, ge=0)
     target: _Targets = ()
@@ -118,6 +128,8 @@ class SearchSpec(Frozen):
         values = dict(values)
         if values.get("max_accuracy_drop") is None and values.get("min_accuracy") is None:
             values["max_accuracy_drop"] = DEFAULT_ACCURACY_DROP
+        if values.get("scenario") == "server" and values.get("percentile") is None:
+            values["percentile"] = SERVER_PERCENTILE
         if values.get("objective") is None:
             values["objective"] = _default_objective(values)
         return values
@@ -131,6 +143,16 @@ class SearchSpec(Frozen):
                 f"objective cost needs the price per hour of {missing}; "
                 f"write it as --target {unpriced[0] if unpriced else 'NAME'}=PRICE"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _traffic_is_for_a_server(self) -> SearchSpec:
+        if self.scenario == "server" and self.latency_budget_ms is None:
+            raise ValueError("scenario server needs a latency budget; write it as --latency-budget 5ms")
+        given = {"rate": self.rate_per_s, "window": self.window_ms, "instances": self.instances}
+        extra = [f"--{name}" for name, value in given.items() if value is not None]
+        if self.scenario != "server" and extra:
+            raise ValueError(f"{', '.join(extra)} say how requests are served; say so with --scenario server")
         return self
 
     @property
@@ -151,8 +173,8 @@ class SearchSpec(Frozen):
 
     @property
     def latency_metric(self) -> str:
-        """The JSON name of the constrained latency, e.g. ``latency_p95_ms``."""
-        return f"latency_{self.percentile}_ms"
+        """The JSON name of the constrained latency, e.g. ``latency_p95_ms``; ``server_p99_ms`` of requests."""
+        return f"{'server' if self.scenario == 'server' else 'latency'}_{self.percentile}_ms"
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
@@ -168,7 +190,16 @@ class SearchSpec(Frozen):
     @property
     def protocol(self) -> Protocol:
         """How latency is measured, and how sure every verdict must be."""
-        return Protocol(percentile=self.percentile, confidence=self.confidence, max_foreign_load=self.max_foreign_load)
+        common = Protocol(
+            percentile=self.percentile, confidence=self.confidence, max_foreign_load=self.max_foreign_load
+        )
+        if self.scenario != "server" or self.latency_budget_ms is None:
+            return common
+        server = ServerProtocol(
+            budget_ms=self.latency_budget_ms, rate_per_s=self.rate_per_s, window_ms=self.window_ms,
+            instances=self.instances, find_rate=self.goal in ("throughput", "cost"),
+        )  # fmt: skip
+        return common.model_copy(update={"looks": SINGLE_LOOKS, "server": server})
 
 
 def _default_objective(values: Mapping[str, Any]) -> Objective:
@@ -176,6 +207,8 @@ def _default_objective(values: Mapping[str, Any]) -> Objective:
     if isinstance(targets, tuple) and len(targets) > 1 and all("=" in str(target) for target in targets):
         return "cost"
     budget = values.get("latency_budget_ms", values.get("latency_budget"))
+    if values.get("scenario") == "server" and values.get("rate_per_s", values.get("rate")) is not None:
+        return "latency"
     return "latency" if budget is None else "throughput"
 
 

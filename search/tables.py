@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.deciding import advice
 from search.result import Finals, Relaxation, SearchResult, TrialResult
+from search.under_load import SERVED_COLUMNS, served_cells, table_rows
 from search.units import show_bytes, show_ms
 from search.wording import (
     NOTHING,
@@ -82,13 +83,15 @@ def trials_table(trials: Sequence[TrialResult]) -> RenderableType:
 
     labels = distinct_labels(trials)
     cost = ["per million"] if any(trial.cost_per_million for trial in trials) else []
-    table = _table("#", "candidate", "p95", "per s", *cost, "accuracy", "ending")
+    served = list(SERVED_COLUMNS) if any(trial.server for trial in trials) else []
+    table = _table("#", "candidate", "p95", "per s", *served, *cost, "accuracy", "ending")
     for trial in trials:
         ending = ending_of(trial)
         style = "" if trial.feasible else "dim"
         table.add_row(
             Text(str(trial.number), style=style), Text(labels[trial.number], style=style),
             Text(show_ms(trial.latency_at("p95")), style=style), Text(_rate(trial), style=style),
+            *(Text(cell, style=style) for cell in served_cells(trial) if served),
             *([Text(show_cost(trial.cost_per_million), style=style)] if cost else []),
             Text(show_score(trial.accuracy), style=style),
             Text(ending, style=_ENDINGS.get(ending, "red" if trial.outcome == "failed" else "")),
@@ -106,11 +109,13 @@ def front_table(trials: Sequence[TrialResult]) -> RenderableType:
         return Text("The front is empty: no trial is feasible.")
     labels = distinct_labels(trials)
     cost = ["per million"] if any(trial.cost_per_million for trial in trials) else []
-    table = _table("#", "candidate", "p95", "per s", *cost, "accuracy", "drop", "size")
+    served = list(SERVED_COLUMNS) if any(trial.server for trial in trials) else []
+    table = _table("#", "candidate", "p95", "per s", *served, *cost, "accuracy", "drop", "size")
     for trial in trials:
         table.add_row(
             str(trial.number), Text(labels[trial.number]), show_ms(trial.latency_at("p95")),
-            _rate(trial), *([show_cost(trial.cost_per_million)] if cost else []), show_score(trial.accuracy),
+            _rate(trial), *(cell for cell in served_cells(trial) if served),
+            *([show_cost(trial.cost_per_million)] if cost else []), show_score(trial.accuracy),
             show_drop(trial.accuracy_drop, is_share(trial)), show_bytes(trial.size_bytes),
         )  # fmt: skip
     return table
@@ -177,6 +182,7 @@ def _comparison(result: SearchResult) -> Table:
         ("latency p50", [show_ms(trial.latency_at("p50")) for _, trial in shown]),
         (f"latency {result.percentile}", [show_ms(trial.latency_at(result.percentile)) for _, trial in shown]),
         ("  95 %", [_spread(trial) for _, trial in shown]),
+        *table_rows(result, [trial for _, trial in shown]),
         ("throughput", [show_rate(trial.throughput_per_s) for _, trial in shown]),
         ("per million", [_cost(trial) for _, trial in shown]),
         ("accuracy", [show_score(trial.accuracy) for _, trial in shown]),

@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluators.candidate import Candidate
 from search.result import SearchResult, TrialResult
+from search.under_load import served_note, server_metrics
 from search.units import show_bytes, show_ms
 from search.wording import (
     ending_of,
@@ -39,6 +40,8 @@ def metrics_of(trial: TrialResult) -> dict[str, float]:
     if trial.speedup is not None:
         found["latency/speedup"] = trial.speedup.value
         found |= _bounds("latency/speedup", trial.speedup.ci95)
+    if trial.server is not None:
+        found |= server_metrics(trial.server)
     found["throughput/per_s"] = trial.throughput_per_s
     found["quality/accuracy"] = trial.accuracy
     found["quality/drop"] = trial.accuracy_drop
@@ -100,6 +103,8 @@ def note_of(trial: TrialResult, search_id: str) -> str:
                      f"(95 % of the searched percentile: {spread}), {show_rate(trial.throughput_per_s)}.")  # fmt: skip
         if not trial.latency_ms.clean:
             lines.append("Other programs used the processor all the while, so this latency is not judged.")
+    if trial.server is not None:
+        lines.append(served_note(trial.server))
     if trial.speedup is not None:
         lines.append(f"{show_speedup(trial.speedup.value, trial.speedup.ci95)} as fast as eager fp32, timed in turn.")
     if trial.accuracy is not None:
@@ -130,6 +135,8 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
         if trial is not None:
             found |= {
                 f"{name}/latency_{result.percentile}_ms": trial.latency_at(result.percentile),
+                f"{name}/server_{result.percentile}_ms": None if trial.server is None else trial.server.value,
+                f"{name}/server_rate_per_s": None if trial.server is None else trial.server.sustained_per_s,
                 f"{name}/throughput_per_s": trial.throughput_per_s, f"{name}/cost_per_million": trial.cost_per_million,
                 f"{name}/accuracy": trial.accuracy,
                 f"{name}/drop": trial.accuracy_drop, f"{name}/size_mb": trial.size_bytes and trial.size_bytes / 1e6,

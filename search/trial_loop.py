@@ -197,7 +197,7 @@ class TrialLoop:
         """Return an earlier outcome under this search's limits, or None where it does not say enough about them."""
         if outcome.bundle is None or not self._session.supervisor.has_bundle(outcome.bundle):
             return None
-        if outcome.evidence.latency is not None and not outcome.evidence.latency.clean:
+        if any(timed is not None and not timed.clean for timed in (outcome.evidence.latency, outcome.evidence.server)):
             return None
         verdicts = judge_all(self._session.spec.constraints, outcome.evidence)
         if outcome.evidence.accuracy is not None:

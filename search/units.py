@@ -24,6 +24,46 @@ def seconds(value: str | float) -> float:
     return milliseconds(value, bare="s") / 1e3
 
 
+def milliseconds_or_none(value: str | float) -> float:
+    """Parse a duration in milliseconds that may be 0: no time at all."""
+    text = str(value).strip()
+    if text.rstrip("abcdefghijklmnopqrstuvwxyzµ ") in ("0", "0.0"):
+        milliseconds("1" + text.lstrip("0."))
+        return 0.0
+    return milliseconds(value)
+
+
+def per_second(value: str | float) -> float:
+    """Parse a rate: ``50/s``, ``3000/min``; a number without a unit is per second.
+
+    Raises:
+        ValueError: it is not a positive number with a known unit.
+    """
+    text, wanted = str(value).strip(), "a rate such as 50/s or 3000/min"
+    number, _, unit = text.partition("/")
+    seconds_of = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+    try:
+        rate = float(number) / seconds_of[unit.strip().lower()]
+    except (ValueError, KeyError):
+        raise ValueError(f"{value!r} is not {wanted}") from None
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"{value!r} is not {wanted}")
+    return rate
+
+
+def share(value: str | float) -> float:
+    """Parse a share written as a number or in percent: ``0.95``, ``95%``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = str(value).strip()
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a share such as 0.95 or 95%") from None
+
+
 def size_bytes(value: str | float) -> int:
     """Parse a size; a number without a unit is in bytes."""
     wanted = "a size such as 800KB or 10MB"

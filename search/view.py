@@ -36,7 +36,8 @@ def result_of(record: TrialRecord, spec: SearchSpec) -> TrialResult:
 
 
 def _priced(trial: TrialResult, price_per_hour: float | None) -> TrialResult:
-    return trial.model_copy(update={"cost_per_million": cost_per_million(price_per_hour, trial.throughput_per_s)})
+    served = trial.throughput_per_s if trial.server is None else trial.server.sustained_per_s
+    return trial.model_copy(update={"cost_per_million": cost_per_million(price_per_hour, served)})
 
 
 def count_trials(trials: Sequence[TrialResult]) -> TrialCounts:
@@ -68,7 +69,8 @@ def search_result(
     polluted, never_clean = disturbed(trials)
     return SearchResult(
         search=record.id, name=record.name, workload=record.workload, targets=tuple(targets), status=status,
-        objective=spec.goal, percentile=spec.percentile, constraints=spec.constraints, confidence=spec.confidence,
+        objective=spec.goal, percentile=spec.percentile, scenario=spec.scenario,
+        rate_per_s=spec.rate_per_s, constraints=spec.constraints, confidence=spec.confidence,
         baseline=baseline, best_float=best_float, best=best, speedup=faster, speedup_ci95=faster_ci95,
         speedup_over_float=than_float, speedup_over_float_ci95=than_float_ci95,
         undecided=tuple(undecided_trials(trials, spec.goal, spec.percentile)),
@@ -154,7 +156,8 @@ def relaxation(trial: TrialResult, spec: SearchSpec) -> Relaxation:
     So is a latency that was measured beside other programs, since no limit would make it pass.
     """
     judged = {verdict.constraint.metric: verdict for verdict in trial.verdicts}
-    if trial.latency_ms is not None and not trial.latency_ms.clean:
+    timed = trial.server if spec.scenario == "server" else trial.latency_ms
+    if timed is not None and not timed.clean:
         judged.pop(spec.latency_metric, None)
     limits = {metric: _strictest_kept(verdict) for metric, verdict in judged.items() if verdict.status != "pass"}
     unknown = tuple(limit.metric for limit in spec.constraints if limit.metric not in judged)

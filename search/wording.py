@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators.candidate import Candidate, Pruning, Quantization, Runtime
-from evaluators.outcome import Constraint, Interval, Verdict, describe
+from evaluators.outcome import Constraint, Interval, ServerEvidence, Verdict, describe
 from search.home import home_folder
 from search.result import SearchResult, TrialResult
 from search.units import show_bytes, show_ms
@@ -78,7 +78,7 @@ def show_joules(energy_j: float | None) -> str:
 
 def show_metric(metric: str, value: float | None, share: bool = True) -> str:
     """Write a value of the metric with this JSON name: ``latency_p95_ms``, ``accuracy_drop``, ``size_bytes``, …"""
-    if metric.startswith("latency"):
+    if metric.startswith(("latency", "server")):
         return show_ms(value)
     if metric == "size_bytes":
         return show_bytes(value)
@@ -154,9 +154,10 @@ def show_doubt(trial: TrialResult) -> str:
 def _doubt(trial: TrialResult, verdict: Verdict) -> str:
     metric, share = verdict.constraint.metric, is_share(trial)
     words = {"accuracy_drop": "drop", "accuracy": "accuracy"}
-    what = words.get(metric) or name_of(metric).replace("latency", "at")
+    what = words.get(metric) or name_of(metric).replace("latency", "at").replace("server", "of requests at")
     spread = show_interval(metric, verdict.interval, share)
-    if metric.startswith("latency_") and trial.latency_ms is not None and not trial.latency_ms.clean:
+    timed = {"latency": trial.latency_ms, "server": trial.server}.get(metric.partition("_")[0])
+    if timed is not None and not timed.clean:
         spread = "measured beside other programs"
     shown = f"{show_metric(metric, verdict.value, share)} {what}" + (f" ({spread})" if spread else "")
     return f"{shown}, limit {show_metric(metric, verdict.constraint.limit, share)}"
@@ -270,11 +271,28 @@ def _program() -> str:
     return str(started.relative_to(Path.cwd())) if started.is_relative_to(Path.cwd()) else str(started)
 
 
+def show_serving(server: ServerEvidence) -> str:
+    """Say how requests were served: ``2 instances, batches of up to 8, window 1 ms``."""
+    instances = f"{server.instances} instance{_s(server.instances or 0)}"
+    window = f"window {show_ms(server.window_ms)}" if server.window_ms else "no window"
+    return f"{instances}, batches of up to {server.max_batch}, {window}"
+
+
+def _served_facts(result: SearchResult, server: ServerEvidence) -> list[str]:
+    """What the best of a server scenario does for its requests."""
+    tested = show_rate(server.rate_per_s).removesuffix("/s")
+    at = f"{show_ms(server.value)} at {server.percentile} of {tested} requests/s"
+    if server.sustained_per_s is not None and result.objective in ("throughput", "cost"):
+        rate = show_rate(server.sustained_per_s).removesuffix("/s")
+        at = f"{rate} requests/s within {show_ms(server.budget_ms)} at {server.percentile}"
+    return [f"{at} ({show_serving(server)})"]
+
+
 def _best_facts(result: SearchResult, best: TrialResult) -> list[str]:
     latency = f"{show_ms(best.latency_at(result.percentile))} at {result.percentile}"
     batch = "" if best.candidate.batch_size == 1 else f" for a batch of {best.candidate.batch_size}"
-    facts = [latency + batch]
-    if result.objective == "throughput":
+    facts = [latency + batch] if best.server is None else _served_facts(result, best.server)
+    if result.objective == "throughput" and best.server is None:
         facts = [f"{show_rate(best.throughput_per_s).removesuffix('/s')} examples/s with {latency}{batch}"]
     elif result.objective == "size":
         facts = [show_bytes(best.size_bytes), *facts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from evaluators.target import device_of
 from evaluators.timing.blocks import LocalCalls
 from evaluators.timing.sequence import time_bundle
 from evaluators.timing.stand import Stand, StandRequest, real_batches
+from evaluators.traffic.instance import Instance
+from evaluators.traffic.scenario import instances_for, measure_server
 from evaluators.verdicts import judge_all
 from evaluators.workload import Workload, load_workload
 
@@ -47,11 +49,14 @@ def measure(job: MeasureJob, clock: StageClock) -> Outcome:
     folder = Path(job.bundle)
     manifest = open_bundle(folder, trusted=True)  # the job before this one made it
     candidate = manifest.candidate
-    with _original(job, candidate) as original:
-        return _measure(job, manifest, folder, clock, original)
+    with _original(job, candidate) as original, instances_for(job.protocol, candidate) as instances:
+        return _measure(job, manifest, folder, clock, original, instances)
 
 
-def _measure(job: MeasureJob, manifest: Manifest, folder: Path, clock: StageClock, original: Stand | None) -> Outcome:
+def _measure(
+    job: MeasureJob, manifest: Manifest, folder: Path, clock: StageClock, original: Stand | None,
+    instances: Sequence[Instance],
+) -> Outcome:  # fmt: skip
     candidate, backend = manifest.candidate, find_backend(manifest.candidate.backend)
     with clock.stage("read"):
         workload = load_workload(job.profile.reference)
@@ -76,6 +81,13 @@ def _measure(job: MeasureJob, manifest: Manifest, folder: Path, clock: StageCloc
 
     if (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped.model_copy(update={"evidence": diagnosed(), "stage_seconds": clock.seconds})
+    if job.protocol.server is not None:
+        with clock.stage("server"):
+            under_load = measure_server(job.protocol, job.protocol.server, candidate, folder, job.profile.reference,
+                                        instances, gates=job.gates, seed=job.seed)  # fmt: skip
+            evidence = evidence.model_copy(update={"server": under_load})
+        if (stopped := _gate(job, evidence, clock, folder)) is not None:
+            return stopped.model_copy(update={"evidence": diagnosed(), "stage_seconds": clock.seconds})
     with clock.stage("accuracy"):
         accuracy = _accuracy(runner, workload, job, candidate)
         evidence = evidence.model_copy(update={"accuracy": accuracy})

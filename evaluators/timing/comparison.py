@@ -24,9 +24,10 @@ from evaluators.jobs import CompareJob, Comparison, Protocol
 from evaluators.outcome import LatencyEvidence
 from evaluators.statistics import compare_rounds, different
 from evaluators.timing.blocks import Block, Clock, Timed, WarmUp
+from evaluators.timing.child import may_fork
 from evaluators.timing.nursery import Nursery
 from evaluators.timing.sequence import Trace, summarize
-from evaluators.timing.stand import Stand, StandDiedError, StandRequest, may_fork
+from evaluators.timing.stand import Stand, StandDiedError, StandRequest
 
 ROUND_SECONDS = 0.2
 """How long each model is timed in one round."""

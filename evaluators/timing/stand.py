@@ -7,13 +7,12 @@ models that run in another interpreter. Only plain values go to and fro: the two
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import islice
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +23,12 @@ import numpy as np
 from evaluators.batching import as_arrays, example_batches
 from evaluators.bundle import open_bundle
 from evaluators.frozen import Frozen
-from evaluators.interpreter import Interpreter, this_interpreter
+from evaluators.interpreter import Interpreter
 from evaluators.registry import backend
 from evaluators.stages.restore import build_model
 from evaluators.structure import call
 from evaluators.timing.blocks import Block, LocalCalls, WarmUp
+from evaluators.timing.child import Child
 from evaluators.workload import Workload, load_workload
 
 LATENCY_BATCHES = 16
@@ -78,12 +78,6 @@ def _original(workload: Workload, threads: int) -> Callable[[Any], Any]:
             return call(model, inputs)
 
     return run
-
-
-def may_fork() -> bool:
-    """Whether a fork of this process could use what it needs: CUDA cannot be used in a fork once it was started."""
-    torch = sys.modules.get("torch")
-    return sys.platform == "linux" and not (torch is not None and torch.cuda.is_initialized())
 
 
 Loader = Callable[[StandRequest], LocalCalls]
@@ -141,34 +135,13 @@ class Stand(LinkedStand):
     """
 
     def __init__(self, request: StandRequest, loader: Loader = load, *, interpreter: Interpreter | None = None) -> None:
-        link, other = Pipe()
-        self._pid: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        if interpreter is None and may_fork():
-            self._pid = os.fork()
-            if self._pid == 0:
-                link.close()
-                serve_and_exit(other, loader)
-        else:
-            chosen = interpreter or this_interpreter()
-            self._process = subprocess.Popen(  # noqa: S603
-                chosen.command("evaluators.timing.stand", str(other.fileno())), pass_fds=(other.fileno(),),
-                env=chosen.environment(),
-            )  # fmt: skip
-        other.close()
-        super().__init__(link, request)
+        self._child = Child("evaluators.timing.stand", partial(serve_and_exit, loader=loader), interpreter)
+        super().__init__(self._child.link, request)
 
     def close(self) -> None:
         """End the process. It is told so: stands that were started later hold a copy of this end of its pipe."""
         super().close()
-        self._link.close()
-        if self._pid is not None:
-            with suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
-            self._pid = None
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
+        self._child.wait()
 
     def __enter__(self) -> Self:
         return self

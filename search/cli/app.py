@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, bundle, cache, explaining, exporting, fleet, promoting, results, running, ui
+from search.cli import before, bundle, cache, explaining, exporting, fleet, loading, promoting, results, running, ui
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -96,6 +96,15 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
     (
         promoting.revalidate,
         "paretune revalidate classifier@champion\n\nExit code 0: its certificate holds; 5: it does not.",
+    ),
+    (
+        loading.loadtest,
+        "paretune loadtest latest/7 --rate 50/s --latency-budget 5ms\n\n"
+        "paretune loadtest classifier@champion --find-rate --latency-budget 5ms --instances 2 --json | "
+        "jq '.highest_rate_per_s'\n\n"
+        "paretune loadtest http://127.0.0.1:5000/invocations --rate 50/s --latency-budget 20ms "
+        f"--workload {WORKLOAD}\n\n"
+        "Exit code 0: the percentile surely keeps the budget; 4: it does not, or that is undecided.",
     ),
     (
         fleet.worker,

@@ -23,7 +23,9 @@ def search(
     workload: options.Workload = None,
     latency_budget: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="longest call with the whole batch: 5ms, 200us", rich_help_panel=LIMITS),
+        typer.Option(
+            metavar="TIME", help="longest call with the whole batch: 5ms, 200us; see --scenario", rich_help_panel=LIMITS
+        ),
     ] = None,
     max_accuracy_drop: Annotated[
         float | None,
@@ -59,6 +61,30 @@ def search(
         typer.Option(
             metavar="P", help="waiting for a processor that spoils a measurement (5%)", rich_help_panel=SPENDING
         ),
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="single|server",
+            rich_help_panel=LIMITS,
+            help="what the budget is of: calls one after the other, or requests that come at random (default single)",
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/s", help="requests that come: 200/s (default: as many as can be)", rich_help_panel=LIMITS
+        ),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="requests wait so long for a batch (default: what suits)", rich_help_panel=LIMITS
+        ),
+    ] = None,
+    instances: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="processes that serve (default: what suits)", rich_help_panel=LIMITS),
     ] = None,
     target: options.Target = None,
     backend: options.Backend = None,

@@ -6,7 +6,7 @@ import json
 import time
 
 from evaluators.bundle import Manifest
-from evaluators.outcome import Evidence, Verdict
+from evaluators.outcome import Evidence, ServerEvidence, Verdict
 from evaluators.profile import WorkloadProfile
 from search.promotion.certificate import Certificate
 from search.units import show_bytes, show_ms
@@ -18,6 +18,7 @@ from search.wording import (
     show_metric,
     show_rate,
     show_score,
+    show_serving,
 )
 
 LONGEST = 5000
@@ -121,8 +122,16 @@ def _latency(measured: Evidence, percentile: str) -> list[str]:
         return []
     latency = measured.latency
     shown = show_interval("latency_ms", latency.ci95)
-    return [f"- latency {percentile} {show_ms(latency.value)}{_of(shown)}, p50 {show_ms(latency.p50)}, "
+    served = [] if measured.server is None else [_served(measured.server)]
+    return [*served, f"- latency {percentile} {show_ms(latency.value)}{_of(shown)}, p50 {show_ms(latency.p50)}, "
             f"{latency.samples} calls; {show_rate(measured.throughput_per_s)}"]  # fmt: skip
+
+
+def _served(server: ServerEvidence) -> str:
+    shown = show_interval("latency_ms", server.ci95)
+    up_to = "" if server.sustained_per_s is None else f"; within the budget up to {show_rate(server.sustained_per_s)}"
+    return (f"- requests at random: {server.percentile} {show_ms(server.value)}{_of(shown)} at "
+            f"{show_rate(server.rate_per_s)}, {show_serving(server)}{up_to}")  # fmt: skip
 
 
 def _verdict(verdict: Verdict, where: str, share: bool) -> str:

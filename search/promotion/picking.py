@@ -94,4 +94,9 @@ def _cheapest(result: SearchResult) -> TrialResult:
         return min(priced, key=lambda trial: (trial.cost_per_million or 0.0, trial.number))
     if len({trial.candidate.target for trial in result.front}) > 1:
         raise UsageError("the cheapest of several targets needs their prices; search with --target NAME=PRICE,…")
-    return max(result.front, key=lambda trial: (trial.throughput_per_s or 0.0, -trial.number))
+    return max(result.front, key=lambda trial: (_per_second(trial), -trial.number))
+
+
+def _per_second(trial: TrialResult) -> float:
+    """What a trial does in a second: of requests at random where it was put under load, else of its own calls."""
+    return (trial.throughput_per_s if trial.server is None else trial.server.sustained_per_s) or 0.0

@@ -17,6 +17,7 @@ from evaluators.outcome import (
     LatencyEvidence,
     Outcome,
     Ratio,
+    ServerEvidence,
 )
 from evaluators.profile import WorkloadProfile
 from evaluators.structure import Structure, TensorSpec
@@ -53,6 +54,16 @@ def a_spec(**settings: Any) -> SearchSpec:
         "name": "fashion-cpu",
     }
     return SearchSpec.model_validate(values | settings)
+
+
+def under_load(**values: Any) -> ServerEvidence:
+    """Return what requests at random saw of a bundle, at 200 requests/s with a budget of 5 ms."""
+    given: dict[str, Any] = {
+        "percentile": "p99", "budget_ms": 5.0, "rate_per_s": 200.0, "offered_per_s": 201.0, "achieved_per_s": 201.0,
+        "requests": 2000, "answered": 2000, "p50": 1.0, "p95": 2.0, "p99": 3.0, "mean": 1.2, "over_budget": 0.001,
+        "ci95": (2.8, 3.4), "bounds": (2.7, 3.5), "bounded": True, "window_ms": 1.0, "max_batch": 8, "instances": 2,
+    }  # fmt: skip
+    return ServerEvidence(**{**given, **values})
 
 
 def a_profile(**fields: Any) -> WorkloadProfile:

@@ -42,7 +42,7 @@ from workers.keeping import Keeping
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
     "reproduce", "ui", "worker", "coordinator", "fleet",
-    "promote", "rollback", "history", "diff", "reconcile", "revalidate",
+    "promote", "rollback", "history", "diff", "reconcile", "revalidate", "loadtest",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
@@ -158,7 +158,7 @@ def test_help_states_the_defaults_of_the_spec(run: Run) -> None:
 def test_every_setting_of_the_spec_has_a_flag(run: Run) -> None:
     offered = set(re.findall(r"--[a-z-]+", run("search", "--help").out))
 
-    unit = re.compile(r"_(ms|s|bytes)$")
+    unit = re.compile(r"_(per_s|ms|s|bytes)$")
     wanted = {"--" + unit.sub("", field).replace("_", "-") for field in SearchSpec.model_fields if field != "workload"}
     assert wanted <= offered
 
