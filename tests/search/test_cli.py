@@ -41,7 +41,7 @@ from tests.search.factories import a_profile, a_result, a_search, a_spec, a_targ
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
     "reproduce", "ui", "worker", "coordinator", "fleet",
-    "promote", "rollback", "history", "diff", "reconcile", "revalidate",
+    "promote", "rollback", "history", "export", "diff", "reconcile", "revalidate",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
