@@ -138,10 +138,10 @@ def main() -> int:
     parser.add_argument("alias")
     parser.add_argument("--home", type=Path, default=Path(".paretune"))
     parser.add_argument("--requests", type=int, default=500)
-    parser.add_argument("--keep", action="store_true", help="append the section to RESULTS.md")
+    parser.add_argument("--record", action="store_true", help="append the section to RESULTS.md")
     given = parser.parse_args()
     found = measure(given.alias, given.home.resolve(), given.requests)
-    record(section(found), keep=given.keep)
+    record(section(found), keep=given.record)
     return 1 if found["within"] is False else 0
 
 

@@ -321,10 +321,10 @@ _COLUMNS = (
         "Requests",
         "n",
         lambda t: served_cells(t)[0],
-        lambda t: t.server and t.server.value,
+        lambda t: t.server.value if t.server else None,
         note=lambda t: f"at {show_rate(t.server.rate_per_s)}" if t.server else "",
     ),
-    _Column("Within", "n", lambda t: served_cells(t)[1], lambda t: t.server and t.server.sustained_per_s),
+    _Column("Within", "n", lambda t: served_cells(t)[1], lambda t: t.server.sustained_per_s if t.server else None),
     _Column("Per million", "n", lambda t: show_cost(t.cost_per_million), lambda t: t.cost_per_million),
     _Column(
         "Accuracy",

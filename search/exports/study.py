@@ -49,12 +49,12 @@ def _frozen(trial: TrialResult, result: SearchResult, choices: dict[str, dict[st
 
     params = params_of(trial.candidate)
     value = objective_value(trial, result.objective, result.percentile)
-    complete = value is not None and trial.accuracy is not None
+    values = None if value is None or trial.accuracy is None else [value, trial.accuracy]
     told = {"number": trial.number, "label": trial.label, "source": trial.source, "outcome": trial.outcome,
             "reason": trial.reason, "feasible": trial.feasible, "bundle": trial.bundle}  # fmt: skip
     return create_trial(
-        state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-        values=[value, trial.accuracy] if complete else None,
+        state=TrialState.COMPLETE if values else TrialState.PRUNED,
+        values=values,
         params=params,
         distributions={name: CategoricalDistribution(tuple(choices[name])) for name in params},
         user_attrs={name: item for name, item in told.items() if item is not None},

@@ -14,7 +14,7 @@ from benchmarks.served import in_turn, payload
 from evaluators.batching import as_arrays
 from scripts.serving import asked, mlflow_serving
 from search.mlflow_store import store_uri
-from tests.conftest import TINY, paretune
+from tests.conftest import Finished, paretune
 from tests.tiny import workload
 
 TOLERANCE = 1e-5
@@ -43,44 +43,42 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def test_from_a_search_to_a_served_model_and_back(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tiny_search: Finished, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    home = tmp_path / "home"
-    found = command(
-        home, "search", TINY, "--backend", "onnxruntime", "--batch-size", "4", "--threads", "1", "--trials", "4",
-        "--latency-budget", "1s", "--max-accuracy-drop", "0.3", "--name", "day",
-    )  # fmt: skip
-    trials = [trial for trial in command(home, "trials", "day")["trials"] if trial["feasible"]]
+    home = tiny_search.home  # paretune search … --name tiny --json
+    trials = [trial for trial in command(home, "trials", "tiny")["trials"]
+              if trial["feasible"] and trial["candidate"]["backend"] == "onnxruntime"
+              and trial["candidate"]["pruning"]["structure"] == "none"]  # fmt: skip
     before = next(trial for trial in trials if trial["candidate"]["quantization"]["scheme"] == "fp32")
     after = next(trial for trial in trials if trial["candidate"]["quantization"]["scheme"] != "fp32")
     images = as_arrays(workload.validation().tensors[0][:10])["input"]
-    first, second = (bundle_answers(home, f"day:{trial['number']}", images, tmp_path) for trial in (before, after))
+    first, second = (bundle_answers(home, f"tiny:{trial['number']}", images, tmp_path) for trial in (before, after))
     assert difference(second, first) > 1e-3, "the two can be told apart"
 
     def served() -> np.ndarray:
-        with mlflow_serving("models:/day@champion", tmp_path / "serve.log", store_uri(home)) as url:
+        with mlflow_serving("models:/tiny@served", tmp_path / "serve.log", store_uri(home)) as url:
             answer = np.array(asked(f"{url}/invocations", {"inputs": images.tolist()})["predictions"], np.float32)
             (times,) = in_turn([url], payload({"input": images[:4]}, "tensor"), 30)
             record_property("served_p95_ms", float(np.percentile(times, 95)))
         return answer
 
     promoted = [
-        command(home, "promote", "day", "--trial", str(trial["number"]), "--as", "day@champion")
+        command(home, "promote", "tiny", "--trial", str(trial["number"]), "--as", "tiny@served")
         for trial in (before, after)
     ]
     assert [answer["version"] for answer in promoted] == [1, 2]
-    record_property("budget_ms", found["constraints"][0]["max"])
+    record_property("budget_ms", tiny_search.result["constraints"][0]["max"])
     assert difference(served(), second) <= TOLERANCE
 
-    exported = command(home, "export", "day@champion", "--format", "container", "-o", str(tmp_path / "container"))
+    exported = command(home, "export", "tiny@served", "--format", "container", "-o", str(tmp_path / "container"))
     assert (exported["evidence"], exported["digest"]) == ("certified", promoted[1]["digest"])
     assert (tmp_path / "container" / "example.npz").exists(), "real inputs of the workload go along"
 
-    assert command(home, "rollback", "day@champion")["version"] == 1
+    assert command(home, "rollback", "tiny@served")["version"] == 1
     assert difference(served(), first) <= TOLERANCE
 
 
-def test_a_search_is_exported_by_its_best_or_by_number(tiny_search: Any, tmp_path: Path) -> None:
+def test_a_search_is_exported_by_its_best_or_by_number(tiny_search: Finished, tmp_path: Path) -> None:
     home, best = tiny_search.home, tiny_search.result["best"]
     report = command(home, "export", "tiny", "--format", "bundle", "-o", str(tmp_path / "best"))
     assert (report["label"], report["evidence"]) == (best["label"], "measured")

@@ -42,7 +42,7 @@ from workers.keeping import Keeping
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
     "reproduce", "ui", "worker", "coordinator", "fleet",
-    "promote", "rollback", "history", "diff", "reconcile", "revalidate", "loadtest",
+    "promote", "rollback", "history", "export", "diff", "reconcile", "revalidate", "loadtest",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
 
