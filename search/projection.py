@@ -14,6 +14,7 @@ from evaluators.stages.reference import example_file
 from evaluators.target import Target
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
+from search.view import search_result
 from workers.ledger import Ledger
 from workers.records import SearchRecord
 
@@ -35,6 +36,7 @@ class Projection:
         self._loader = threading.Thread(target=self._load, name="paretune-mlflow", daemon=True)
         self._front: set[int] = set()
         self._started = False
+        self._standing: Callable[[Sequence[TrialResult]], SearchResult] | None = None
         self.report: str | None = None
 
     def __enter__(self) -> Self:
@@ -52,6 +54,8 @@ class Projection:
     ) -> None:
         """Open the search's parent run, and find the runs that earlier sessions made."""
         self._loader.join()
+        names = [target.name for target in targets]
+        self._standing = lambda trials: search_result(record, spec, trials, names, self._home)
 
         def begin(tracking: Tracking) -> None:
             tracking.start_search(record.id, record.name, spec, profile, targets)
@@ -60,7 +64,7 @@ class Projection:
         self._attempt("MLflow could not be reached; the search goes on and what happened is delivered later", begin)
 
     def deliver(self, ledger: Ledger, search_id: str, trials: Sequence[TrialResult]) -> None:
-        """Log the trials that the outbox announces, and move the front's tags."""
+        """Log the trials that the outbox announces, move the front's tags, and show how the search stands."""
 
         if not self._started:
             return
@@ -76,6 +80,8 @@ class Projection:
             tracking.update_pareto(self._front, front)
             self._front = front
             ledger.delivered([item.id for item in news], view_ids)
+            if self._standing is not None:
+                tracking.show_progress(self._standing(trials), trials)
 
         self._attempt("trials could not be logged to MLflow; they are delivered later", log)
 

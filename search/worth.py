@@ -65,8 +65,10 @@ def worth_of(result: SearchResult, trials: Sequence[TrialResult]) -> Worth | Non
     best = result.best
     if best is None:
         return None
-    timed = [trial for trial in trials if trial.latency_ms is not None and trial.latency_ms.clean
-             and trial.candidate.target == best.candidate.target and trial.outcome == "measured"]  # fmt: skip
+    timed = [
+        trial for trial in trials
+        if trial.latency_ms is not None and trial.latency_ms.clean and trial.candidate.target == best.candidate.target
+    ]  # fmt: skip
     start = _start(best, timed)
     if start is None or (total := _gain(best, start, result.percentile)[0]) is None:
         return None
