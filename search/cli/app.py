@@ -106,7 +106,7 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
     (fleet.fleet, "paretune fleet\n\nparetune fleet --json | jq '.workers\\[] | select(.present)'"),
     (
         ui.ui,
-        "paretune ui latest --view front\n\nparetune ui latest --port 5001\n\nparetune ui latest --view compare --print",
+        "paretune ui latest --view front\n\nparetune ui latest --port 5001 --view compare --print",
     ),
 )
 for command, examples in COMMANDS:
