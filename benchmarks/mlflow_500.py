@@ -92,7 +92,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mlflow-500-") as scratch:
         shown, costs, end_s = logged(Path(scratch), given.trials, given.pause)
         pages = opened(shown, given.repeats)
-        size = sum(file.stat().st_size for file in Path(scratch).glob("mlflow.db*"))
     p95 = percentile(costs, 0.95)
     slow = [view for view in JUDGED if statistics.median(pages[view][1:]) > PAGE_S]
     cold = [view for view in JUDGED if pages[view][0] > PAGE_S]
@@ -101,7 +100,7 @@ def main() -> int:
         f"## {facts['date']}: {given.trials} trials of one search in MLflow, {facts['processor']}", "",
         f"`python -m benchmarks.mlflow_500 {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
         f"Logging a trial: p50 {statistics.median(costs):.0f} ms, p95 {p95:.0f} ms, at most {max(costs):.0f} ms "
-        f"(asked: p95 under {TRIAL_MS:.0f} ms). The end of the search: {end_s:.1f} s. The store: {size / 1e6:.1f} MB.", "",
+        f"(asked: p95 under {TRIAL_MS:.0f} ms). The end of the search: {end_s:.1f} s.", "",
         "| page | cold | warm, median | warm, slowest | asked |", "| --- | --- | --- | --- | --- |",
         *(f"| {view} | {times[0]:.2f} s | {statistics.median(times[1:]):.2f} s | {max(times[1:]):.2f} s | "
           f"{f'{PAGE_S:.0f} s' if view in JUDGED else '–'} |" for view, times in pages.items()), "",

@@ -75,6 +75,7 @@ class Tracking:
         """Return the search's parent run, which is made or, where a search goes on, found and set to running."""
         with mlflow_fails_as("start the search"):
             self._search, self._profile = search_id, profile
+            self._moment, self._standing = None, {}
             self._experiment = self._find_experiment(profile.name)
             self._find_runs()
             found = self._search_runs(f"tags.`paretune.search` = '{search_id}' and tags.`paretune.kind` = 'search'")
