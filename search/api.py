@@ -297,19 +297,24 @@ def reproduce(
         return reproduce_trial(record, known[number], home, show, interpreters)
 
 
-def ui_command(reference: str | None, home: Path, port: int = 5000, host: str = "127.0.0.1") -> tuple[list[str], str]:
+def ui_command(
+    reference: str | None, home: Path, port: int = 5000, host: str = "127.0.0.1", view: str | None = None
+) -> tuple[list[str], str]:
     """Return the command that serves the MLflow UI on ``home``, and the address that shows a search in it.
 
     Where a server keeps the home's runs, nothing needs to be started: the command is empty.
+
+    Raises:
+        UsageError: there is no such search, or it has nothing to show in that view.
     """
     from search import browse
 
     if reference is None:
-        return browse.ui_command(home, None, None, port, host)
+        return browse.ui_command(home, None, None, port, host, view)
     with open_ledger(home) as ledger:
         record = ledger.search(reference)
-    experiment = record.profile.name if record.profile else None
-    return browse.ui_command(home, experiment, record.id, port, host)
+    experiment, spec = record.profile.name if record.profile else None, SearchSpec.model_validate(record.spec)
+    return browse.ui_command(home, experiment, record.id, port, host, view, spec)
 
 
 def _coordinate(

@@ -15,14 +15,17 @@ from evaluators.stages.reference import example_file
 from evaluators.target import Target
 from search.mlflow_store import store_answers
 from search.outage import Outage
+from search.pacing import Pace
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
+from search.view import search_result
 from workers.ledger import Ledger
 from workers.records import OutboxRecord, SearchRecord
 
 if TYPE_CHECKING:
     from search.tracking import Tracking
 
+SHOW_SECONDS, SHOW_SHARE = 2.0, 0.02
 SLICE_SECONDS = 3.0
 """How long a search waits after a trial while what MLflow missed is delivered; the rest follows after the next one."""
 
@@ -44,6 +47,8 @@ class Projection:
         self._start: Callable[[Tracking], object] | None = None
         self._started = False
         self._front: set[int] = set()
+        self._standing: Callable[[Sequence[TrialResult]], SearchResult] | None = None
+        self._showing = Pace(every_s=SHOW_SECONDS, share=SHOW_SHARE)
         self.report: str | None = None
 
     def __enter__(self) -> Self:
@@ -62,6 +67,8 @@ class Projection:
     ) -> None:
         """Open the search's parent run, and find the runs that earlier sessions made."""
         self._loader.join()
+        names = [target.name for target in targets]
+        self._standing = lambda trials: search_result(record, spec, trials, names, self._home)
         self._start = lambda tracking: tracking.start_search(record.id, record.name, spec, profile, targets)
         self._attempt(lambda _: None)
 
@@ -74,7 +81,8 @@ class Projection:
     ) -> bool:
         """Log the trials that the outbox announces, move the front's tags, and return whether nothing is left.
 
-        Trials that are left after so many ``seconds`` are logged another time.
+        Trials that are left after so many ``seconds`` are logged another time. Now and then the search's own run is
+        brought up with them.
         """
         return self._attempt(lambda tracking: self._log(tracking, ledger, search_id, trials, seconds))
 
@@ -125,7 +133,16 @@ class Projection:
         self._front = front
         ledger.delivered([item.id for item in news if item.trial_number in view_ids],
                          {f"{search_id}/{number}": run for number, run in view_ids.items()})  # fmt: skip
+        self._show(tracking, trials)
         return len(view_ids) == len(wanted)
+
+    def _show(self, tracking: Tracking, trials: Sequence[TrialResult]) -> None:
+        """Show how the search stands, for a small share of its time: what it takes grows with the trials."""
+        begun = time.monotonic()
+        if self._standing is None or not self._showing.due(begun):
+            return
+        tracking.show_progress(self._standing(trials), trials)
+        self._showing.took(begun, time.monotonic() - begun)
 
     def _load(self) -> None:
         try:

@@ -94,7 +94,9 @@ def note_of(trial: TrialResult, search_id: str) -> str:
     knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
     lines = [f"**{trial.label}**: {ending_of(trial)}" + (f" at gate `{trial.gate}`" if trial.gate else "") + "."]
     if trial.pareto:
-        lines.append("No other feasible trial has both a higher accuracy and a better objective.")
+        lines.append("On the front: no other feasible trial has both a higher accuracy and a better objective.")
+    elif trial.feasible:
+        lines.append("It keeps every limit, and another trial that does is at least as good in accuracy and objective.")
     if reason := why_not(trial):
         lines.append(f"Why: {reason}")
     if trial.latency_ms is not None:
@@ -117,6 +119,9 @@ def note_of(trial: TrialResult, search_id: str) -> str:
     if trial.cached_stages:
         lines.append(f"Reused from the cache: {', '.join(trial.cached_stages)}.")
     lines.append(f"Run it again: `{trial.reproduce or f'paretune reproduce {search_id} {trial.number}'}`")
+    lines.append(f"Why it is as fast as it is: `paretune explain {search_id} {trial.number}`")
+    if trial.feasible:
+        lines.append(f"Promote it: `paretune promote {search_id} --trial {trial.number} --as NAME@champion`")
     return "\n\n".join(lines)
 
 

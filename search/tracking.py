@@ -14,16 +14,31 @@ from typing import Any
 from evaluators.errors import InfrastructureError, IntegrityError, ParetuneError
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target
-from search.deciding import advice
 from search.finalists import distinct
+from search.history import moment_metrics, moments_of
 from search.mlflow_store import artifact_location, mlflow_fails_as, open_client, store_answers
+from search.pacing import Pace
 from search.result import SearchResult, TrialResult
+from search.saved_views import links_of, saved_views
 from search.spec import SearchSpec
 from search.tracked_model import log_bundle, models_of
+from search.tracked_search import (
+    TABLE,
+    data_of,
+    environment_of_search,
+    search_note,
+    search_tags,
+    splits_of,
+    table_tag,
+    trials_table,
+)
 from search.tracked_trial import clipped, metrics_of, note_of, params_of, result_metrics, tags_of, trials_csv
-from search.wording import command, headline, show_disturbed
+from search.worth import worth_metrics, worth_of
 
 _PAGE = 1000
+_MOMENTS = 100
+"""How many moments are written at once: MLflow takes 1,000 metrics in a call."""
+_PICTURE_EVERY_S, _PICTURE_SHARE = 30.0, 0.02
 _ABOUT = "Searches of paretune for {}: a run for each search, and below it a run for each trial."
 _NOTE = "mlflow.note.content"
 _ENDINGS = {"feasible": "FINISHED", "infeasible": "FINISHED", "interrupted": "KILLED"}
@@ -47,6 +62,10 @@ class Tracking:
         self._models: dict[int, str] = {}
         self._notes: dict[int, str] = {}
         self._marked: set[int] = set()
+        self._profile: WorkloadProfile | None = None
+        self._moment: dict[str, float] | None = None
+        self._standing: dict[str, str] = {}
+        self._pictures = Pace(every_s=_PICTURE_EVERY_S, share=_PICTURE_SHARE)
 
     def open(self) -> None:
         """Import MLflow and open its store; takes seconds the first time, so do it while something else runs."""
@@ -57,7 +76,8 @@ class Tracking:
     ) -> str:
         """Return the search's parent run, which is made or, where a search goes on, found and set to running."""
         with mlflow_fails_as("start the search"):
-            self._search = search_id
+            self._search, self._profile = search_id, profile
+            self._moment, self._standing = None, {}
             self._experiment = self._find_experiment(profile.name)
             parents = self._find_runs()
             self._parent = self._find_parent(parents)
@@ -76,6 +96,10 @@ class Tracking:
                 self._parent = str(run.info.run_id)
             self._update(self._parent, {}, _flat(spec), {})
             self._opened.log_text(self._parent, spec.model_dump_json(indent=2), "spec.json")
+            self._opened.log_text(self._parent, environment_of_search(profile, targets), "environment.json")
+            self._opened.log_inputs(self._parent, datasets=data_of(profile))
+            for key, view in saved_views(search_id, spec.goal, spec.percentile).items():
+                self._opened.set_experiment_tag(self._experiment, key, view)
             return self._parent
 
     def log_trial(self, trial: TrialResult) -> str:
@@ -94,6 +118,8 @@ class Tracking:
                 self._write(known, metrics_of(trial), params_of(trial.candidate), tags, at=started)
             else:
                 self._update(known, metrics_of(trial), params_of(trial.candidate), tags)
+            if self._profile is not None and (data := data_of(self._profile, splits_of(trial))):
+                self._opened.log_inputs(known, datasets=data)
             self._notes[trial.number] = tags[_NOTE]
             self._marked = self._marked | {trial.number} if trial.pareto else self._marked - {trial.number}
             self._opened.set_terminated(known, "FAILED" if trial.outcome == "failed" else "FINISHED")
@@ -109,6 +135,24 @@ class Tracking:
                 if number in self._runs:
                     self._opened.set_tag(self._runs[number], "paretune.pareto", str(number in current).lower())
             self._marked = set(current)
+
+    def show_progress(self, result: SearchResult, trials: Sequence[TrialResult]) -> None:
+        """Keep the parent run up with a search that goes on: its curves, how it stands and, now and then, its picture.
+
+        The picture is drawn again after half a minute at the earliest, and takes 2 % of the time at most.
+        """
+        from search.plots import pareto_figure
+
+        with mlflow_fails_as("show how the search goes"):
+            self._write_moments(result, trials)
+            standing = search_tags(result) | {"paretune.status": "running"}
+            if changed := {key: value for key, value in standing.items() if self._standing.get(key) != value}:
+                self._write(self._parent, {}, {}, changed)
+                self._standing |= changed
+            if self._pictures.due(time.monotonic()):
+                begun = time.monotonic()
+                self._opened.log_text(self._parent, pareto_figure(result, trials).to_html(), "front.html")
+                self._pictures.took(begun, time.monotonic() - begun)
 
     def finish_search(
         self,
@@ -128,13 +172,16 @@ class Tracking:
             IntegrityError: a bundle of the front is not what was built; all else was written.
         """
         with mlflow_fails_as("finish the search"):
-            tags = {
-                "paretune.status": result.status, "paretune.speedup": str(result.speedup),
-                _NOTE: clipped(_summary(result)),
-            }  # fmt: skip
-            if result.best is not None:
-                tags |= {"paretune.best": str(result.best.number), "paretune.best_label": result.best.label}
-            self._update(self._parent, result_metrics(result), {}, tags)
+            worth = worth_of(result, trials)
+            front = [self._runs[trial.number] for trial in result.front if trial.number in self._runs]
+            links = links_of(self._experiment, self._search, self._parent, front)
+            tags = search_tags(result) | {
+                _NOTE: search_note(result, worth, links),
+                "mlflow.loggedArtifacts": table_tag(),
+            }
+            metrics = result_metrics(result) | (worth_metrics(worth) if worth is not None else {})
+            self._update(self._parent, metrics, {}, tags)
+            self._write_moments(result, trials)
             self._write_notes(trials)
             self._attach(result, trials, report, picture)
             failures = self._log_models(result, example)
@@ -229,6 +276,29 @@ class Tracking:
             tags=[RunTag(name, value) for name, value in tags.items()],
         )  # fmt: skip
 
+    def _write_moments(self, result: SearchResult, trials: Sequence[TrialResult]) -> None:
+        """Continue the curves of the parent run: a step for each finished trial that has none yet.
+
+        The last step is written again where a trial ran again that had been counted.
+        """
+        from mlflow.entities import Metric
+
+        if self._moment is None:
+            known = self._opened.get_run(self._parent).data.metrics
+            self._moment = {name: value for name, value in known.items() if name.startswith("progress/")}
+        moments = moments_of(result, trials)
+        fresh = moments[int(self._moment.get("progress/trials", 0)) :]
+        if not fresh and moments and moment_metrics(moments[-1], result) != self._moment:
+            fresh = moments[-1:]
+        now = int(time.time() * 1e3)
+        for first in range(0, len(fresh), _MOMENTS):
+            part = fresh[first : first + _MOMENTS]
+            self._opened.log_batch(self._parent, metrics=[
+                Metric(name, value, now, moment.trials)
+                for moment in part for name, value in moment_metrics(moment, result).items()
+            ])  # fmt: skip
+            self._moment = moment_metrics(part[-1], result)
+
     def _write_notes(self, trials: Sequence[TrialResult]) -> None:
         """Bring the notes up to date, which say whether a trial is on the front."""
         for trial in trials:
@@ -241,10 +311,13 @@ class Tracking:
         self, result: SearchResult, trials: Sequence[TrialResult], report: Path | None, picture: Path | None
     ) -> None:
         from search.plots import pareto_figure
+        from search.story_charts import story_page
 
         self._opened.log_text(self._parent, json.dumps(result.to_json(), indent=2), "result.json")
         self._opened.log_text(self._parent, trials_csv(trials), "trials.csv")
+        self._opened.log_text(self._parent, trials_table(trials), TABLE)
         self._opened.log_text(self._parent, pareto_figure(result, trials).to_html(), "front.html")
+        self._opened.log_text(self._parent, story_page(result, trials), "story.html")
         for path in (report, picture):
             if path is not None:
                 self._opened.log_artifact(self._parent, str(path))
@@ -289,14 +362,3 @@ def _flat(spec: SearchSpec) -> dict[str, str]:
     return {
         name: json.dumps(value) if isinstance(value, list) else str(value) for name, value in fields.items() if value
     }
-
-
-def _summary(result: SearchResult) -> str:
-    """The note of the parent run: the result in a sentence, the front, and how to see more."""
-    lines = [f"**{headline(result)}**"]
-    lines += advice(result)
-    if result.front:
-        lines.append("\n".join(f"- #{trial.number} `{trial.label}`" for trial in result.front))
-    lines += [f"- {note}" for note in (show_disturbed(result), *result.notes) if note]
-    lines.append(f"Report: `{command(result, 'report', result.search)}`")
-    return "\n\n".join(lines)

@@ -59,7 +59,9 @@ def speedup_over(trial: TrialResult, other: TrialResult, percentile: str) -> tup
     interval divides the ends of the two 95 % intervals, so it is wider than a 95 % interval of the ratio needs be.
     """
     ours, theirs = _over_eager(trial), _over_eager(other)
-    if ours and theirs and trial.candidate.runtime.threads == other.candidate.runtime.threads:
+    alike = (trial.candidate.runtime.threads, trial.candidate.batch_size) == (
+        other.candidate.runtime.threads, other.candidate.batch_size)  # fmt: skip
+    if ours and theirs and alike:
         return _divided(ours.value, ours.ci95, theirs.value, theirs.ci95), True
     fast, slow = trial.latency_at(percentile), other.latency_at(percentile)
     if not fast or not slow or trial.latency_ms is None or other.latency_ms is None:

@@ -120,7 +120,10 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         "SIGTERM or Ctrl-C: it leaves, and the next coordinator goes on.",
     ),
     (fleet.fleet, "paretune fleet\n\nparetune fleet --json | jq '.workers\\[] | select(.present)'"),
-    (ui.ui, "paretune ui latest\n\nparetune ui latest --port 5001\n\nparetune ui latest --print"),
+    (
+        ui.ui,
+        "paretune ui latest --view front\n\nparetune ui latest --port 5001 --view compare --print",
+    ),
 )
 for command, examples in COMMANDS:
     app.command(epilog=examples)(command)

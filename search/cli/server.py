@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,8 +40,8 @@ def refuse_taken(host: str, port: int) -> None:
         raise UsageError(f"cannot listen on --host {host!r}: {error.strerror}; 127.0.0.1 is this machine") from None
 
 
-def serve(command: Sequence[str], log: Path, host: str, port: int) -> int:
-    """Run the server until it is interrupted (0) or ends by itself.
+def serve(command: Sequence[str], log: Path, host: str, port: int, page: str | None = None) -> int:
+    """Run the server until it is interrupted (0) or ends by itself; once it answers, open ``page`` in a browser.
 
     Raises:
         InfrastructureError: the server ended by itself.
@@ -54,6 +55,8 @@ def serve(command: Sequence[str], log: Path, host: str, port: int) -> int:
         try:
             if _answers(server, host, port):
                 note("ready; Ctrl-C ends it")
+                if page is not None:
+                    webbrowser.open(page)
             code = server.wait()
         except KeyboardInterrupt:
             return 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from evaluators.bundle import Manifest, write_manifest
 from evaluators.candidate import Candidate
+from evaluators.outcome import Constraint, Evidence
 from evaluators.structure import Structure, TensorSpec
 from evaluators.target import environment
+from search.promotion.certificate import Certificate
 from tests.search.factories import a_candidate
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
@@ -57,6 +60,19 @@ def a_bundle_of_two(folder: Path, batch_size: int = 4) -> Manifest:
 
     candidate = a_candidate("onnxruntime", batch_size=batch_size)
     return _written(folder, graph, candidate, inputs=structure("left", "right"), outputs=structure("sum", "product"))
+
+
+def a_certificate(manifest: Manifest, **fields: Any) -> Certificate:
+    """Return the certificate of a bundle; ``fields`` override it."""
+    values: dict[str, Any] = {
+        "search": "3f9a21c7", "trial": 7, "label": "onnxruntime fp32 b4 t1", "home": "home", "bundle": "bundle",
+        "digest": manifest.digest, "candidate": manifest.candidate, "target": manifest.candidate.target,
+        "target_fingerprint": manifest.target_fingerprint, "environment": manifest.environment,
+        "workload": "w.py:workload", "workload_fingerprint": "0" * 64, "test_digest": None,
+        "constraints": (Constraint(metric="accuracy_drop", max=0.01),), "percentile": "p95", "confidence": 0.95,
+        "scored_by": "top1", "measured": Evidence(size_bytes=1234), "verdicts": (), "certified_at": 1.8e9,
+    }  # fmt: skip
+    return Certificate(**{**values, **fields})
 
 
 def _written(folder: Path, graph: object, candidate: Candidate, inputs: Structure, outputs: Structure) -> Manifest:

@@ -129,10 +129,19 @@ def a_candidate(
 
 
 def a_trial(
-    number: int = 1,
-    candidate: Candidate | None = None,
+    number: int = 1, candidate: Candidate | None = None, *, source: str = "sampled", answered_by: str | None = None,
+    pareto: bool = False, **how: Any,
+) -> TrialResult:  # fmt: skip
+    """Return a finished trial; ``how`` it ended is as for ``an_outcome``."""
+    candidate = candidate or a_candidate("onnxruntime", "static_int8")
+    outcome = an_outcome(number, candidate, **how)
+    return trial_result(number, candidate, source, "DONE", outcome, answered_by=answered_by, pareto=pareto)
+
+
+def an_outcome(
+    number: int,
+    candidate: Candidate,
     *,
-    source: str = "sampled",
     constraints: Sequence[Constraint] | None = None,
     p50: float | None = 0.4,
     accuracy: float | None = 0.92,
@@ -142,13 +151,11 @@ def a_trial(
     polluted: int = 0,
     failure: Failure | None = None,
     gates: bool = True,
-    **extra: Any,
-) -> TrialResult:
-    """Return a trial: failed with ``failure``, rejected where a gate meets a surely broken limit, else measured.
+) -> Outcome:
+    """Return how a trial ended: failed with ``failure``, rejected where a gate meets a broken limit, else measured.
 
     ``spread`` is half the width of the drop's interval; with a wide one the drop is undecided.
     """
-    candidate = candidate or a_candidate("onnxruntime", "static_int8")
     limits = a_spec().constraints if constraints is None else constraints
     evidence = _evidence(candidate, p50, accuracy, size_bytes, spread)
     if evidence.latency is not None:
@@ -160,27 +167,21 @@ def a_trial(
     reproduce = f"paretune reproduce {SEARCH_ID} {number}"
     if failure is not None:
         stages = {"prune": 0.2, failure.stage: 1.1}
-        outcome = Outcome(kind="failed", failure=failure, stage_seconds=stages, reproduce=reproduce)
-    elif missed and gates:
-        outcome = Outcome(
-            kind="rejected",
-            gate=missed[0],
-            evidence=evidence,
-            verdicts=verdicts,
-            stage_seconds=stages,
-            reproduce=reproduce,
-        )
-    else:
-        outcome = Outcome(
-            kind="measured",
-            evidence=evidence,
-            verdicts=verdicts,
-            stage_seconds=stages,
-            cached_stages=("prune",),
-            bundle=f"bundles/{candidate.hash}",
-            reproduce=reproduce,
-        )
-    return trial_result(number, candidate, source, "DONE", outcome, **extra)
+        return Outcome(kind="failed", failure=failure, stage_seconds=stages, reproduce=reproduce)
+    if missed and gates:
+        return Outcome(kind="rejected", gate=missed[0], evidence=evidence, verdicts=verdicts, stage_seconds=stages,
+                       reproduce=reproduce)  # fmt: skip
+    return Outcome(kind="measured", evidence=evidence, verdicts=verdicts, stage_seconds=stages,
+                   cached_stages=("prune",), bundle=f"bundles/{candidate.hash}", reproduce=reproduce)  # fmt: skip
+
+
+def made_up_trials(count: int, spec: SearchSpec, seed: int = 0) -> list[tuple[Candidate, str, dict[str, Any]]]:
+    """Return plausible candidates, the baseline first, with their source and how they end (see ``an_outcome``)."""
+    rng = random.Random(seed)  # noqa: S311
+    return [
+        (candidate, *_made_up(number, candidate, rng, spec.constraints))
+        for number, candidate in enumerate(_candidates(count, rng))
+    ]
 
 
 def a_search(
@@ -312,6 +313,15 @@ def _references(
 def _simulated(
     number: int, candidate: Candidate, rng: random.Random, constraints: Sequence[Constraint], source: str | None = None
 ) -> TrialResult:
+    source, ended = _made_up(number, candidate, rng, constraints, source)
+    answered = "1b7e0d52/7" if number and number % 11 == 0 and "failure" not in ended else None
+    return a_trial(number, candidate, source=source, answered_by=answered, **ended)
+
+
+def _made_up(
+    number: int, candidate: Candidate, rng: random.Random, constraints: Sequence[Constraint], source: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return where a candidate comes from and how it ends."""
     source = source or ("baseline" if number == 0 else "recipe" if number < 4 else "sampled")
     gates = source not in ("baseline", "reference")
     speed, cost = _SCHEMES[candidate.backend][candidate.quantization.scheme]
@@ -332,33 +342,12 @@ def _simulated(
     )
     if candidate.backend == "inductor" and candidate.quantization.scheme == "static_int8" and amount > 0.6:
         reason = "AOTInductor refused aten::_weight_int8pack_mm at this width (48); no kernel is registered for it"
-        return a_trial(
-            number,
-            candidate,
-            source=source,
-            constraints=constraints,
-            failure=Failure(kind=FailureKind.UNSUPPORTED, stage="build", reason=reason),
-        )
+        return source, {"failure": Failure(kind=FailureKind.UNSUPPORTED, stage="build", reason=reason)}
     if candidate.backend == "eager" and batch == 32 and amount:
-        return a_trial(
-            number,
-            candidate,
-            source=source,
-            constraints=constraints,
-            failure=Failure(kind=FailureKind.CRASHED, stage="latency", reason="segmentation fault (SIGSEGV)"),
-        )
+        crash = Failure(kind=FailureKind.CRASHED, stage="latency", reason="segmentation fault (SIGSEGV)")
+        return source, {"failure": crash}
     budget = next((item.limit for item in constraints if item.metric.startswith("latency")), float("inf"))
     accuracy = None if gates and p50 * 1.08 > budget else round(BASELINE_ACCURACY - drop, 4)
     size = int(315_000 * (0.27 if "int8" in candidate.quantization.scheme else 1) * (1 - amount * (1 - thinner)))
-    answered = "1b7e0d52/7" if number and number % 11 == 0 else None
-    return a_trial(
-        number,
-        candidate,
-        source=source,
-        constraints=constraints,
-        p50=p50,
-        accuracy=accuracy,
-        size_bytes=size,
-        answered_by=answered,
-        gates=gates,
-    )
+    ended = {"p50": p50, "accuracy": accuracy, "size_bytes": size, "gates": gates}
+    return source, {"constraints": constraints, **ended}

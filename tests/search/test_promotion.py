@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from evaluators.bundle import Manifest, read_manifest
+from evaluators.bundle import read_manifest
 from evaluators.errors import InfeasibleError, IntegrityError, UsageError
-from evaluators.outcome import Constraint, Evidence, Failure, FailureKind, Outcome, ParityEvidence
+from evaluators.outcome import Evidence, Failure, FailureKind, Outcome, ParityEvidence
 from search.mlflow_store import open_client
 from search.promotion.card import LONGEST, card_of, clipped_card, tags_of_version
-from search.promotion.certificate import Certificate, staleness
+from search.promotion.certificate import staleness
 from search.promotion.gates import Passage, Subject, measured_gate, sealed_gate
 from search.promotion.lifecycle import AliasReport, history, reconcile_model, roll_back, stack_of
 from search.promotion.names import ModelAlias, parse_model_alias
 from search.promotion.picking import find_trial, pick_trial
 from search.promotion.registry import Registry
-from tests.search.bundles import a_bundle
+from tests.search.bundles import a_bundle, a_certificate
 from tests.search.factories import a_candidate, a_profile, a_result, a_spec, a_trial
 from workers.certifying import Certifier
 from workers.ledger import Ledger
@@ -145,18 +145,6 @@ def test_staleness_names_every_version_and_the_hardware(passage: Passage) -> Non
 
 
 # --- card and tags ---
-
-
-def a_certificate(manifest: Manifest, **fields: Any) -> Certificate:
-    values: dict[str, Any] = {
-        "search": "3f9a21c7", "trial": 7, "label": "onnxruntime fp32 b4 t1", "home": "home", "bundle": "bundle",
-        "digest": manifest.digest, "candidate": manifest.candidate, "target": manifest.candidate.target,
-        "target_fingerprint": manifest.target_fingerprint, "environment": manifest.environment,
-        "workload": "w.py:workload", "workload_fingerprint": "0" * 64, "test_digest": None,
-        "constraints": (Constraint(metric="accuracy_drop", max=0.01),), "percentile": "p95", "confidence": 0.95,
-        "scored_by": "top1", "measured": Evidence(size_bytes=1234), "verdicts": (), "certified_at": 1.8e9,
-    }  # fmt: skip
-    return Certificate(**{**values, **fields})
 
 
 def test_a_card_says_where_it_holds_and_that_no_sealed_split_was_there(tmp_path: Path) -> None:

@@ -8,16 +8,20 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from evaluators.errors import InfrastructureError, IntegrityError, TargetMismatchError
+from evaluators.errors import InfrastructureError, IntegrityError, TargetMismatchError, UsageError
 from evaluators.outcome import Failure, FailureKind
+from search.browse import Browsed
 from search.mlflow_store import DATABASE, mlflow_fails_as, open_client, store_uri
 from search.result import SearchResult
+from search.saved_views import SAVED, VIEWS, tag_of
+from search.tracked_search import trials_table
 from search.tracked_trial import clipped, metrics_of, params_of, tags_of, trials_csv
 from search.tracking import Tracking
 from tests.search.bundles import WEIGHTS, a_bundle, a_bundle_of_two
@@ -178,7 +182,10 @@ def test_a_finished_search_carries_its_report_and_numbers(started: Started, clie
     assert parent.info.status == "FINISHED" and parent.data.tags["paretune.status"] == "feasible"
     assert parent.data.metrics["search/speedup"] == pytest.approx(result.speedup)
     names = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert names == {"spec.json", "result.json", "trials.csv", "front.html", "report.html"}
+    assert names == {
+        "spec.json", "environment.json", "result.json", "trials.csv", "trials.json", "front.html", "story.html",
+        "report.html",
+    }  # fmt: skip
     interrupted = result.model_copy(update={"status": "interrupted"})
     tracking.finish_search(interrupted, trials, a_profile(), report)
     assert client.get_run(parent.info.run_id).info.status == "KILLED"
@@ -286,6 +293,108 @@ def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
         f"{DATABASE}-wal",
         f"{DATABASE}-shm",
     }
+
+
+def test_runs_name_the_data_that_they_used(started: Started, client: Any) -> None:
+    tracking, search = started()
+    pruned = a_trial(1, a_candidate("openvino", structure="channel"))
+    unscored = a_trial(2, p50=9.0, accuracy=None)
+    used = {trial.number: _data(client.get_run(tracking.log_trial(trial))) for trial in (pruned, unscored)}
+    assert used == {1: {"validation"}, 2: set()}  # the profile has no digest of train
+    (parent,) = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.kind` = 'search'")
+    assert _data(parent) == {"calibration", "validation"}
+    digests = {entry.dataset.name: entry.dataset.digest for entry in parent.inputs.dataset_inputs}
+    assert digests["fashion-mnist-resnet8-validation"] == a_profile().data_digests["validation"][:32]
+
+
+def _data(run: Any) -> set[str]:
+    return {tag.value for entry in run.inputs.dataset_inputs for tag in entry.tags}
+
+
+def test_a_search_that_goes_on_is_shown_by_curves_that_no_session_repeats(
+    started: Started, client: Any, home: Path
+) -> None:
+    tracking, search = started()
+    result, trials = _result(search, 12)
+    for known in (4, 5):
+        tracking.show_progress(result, trials[:known])
+    again = _go_on(home, search)
+    again.show_progress(result, trials[:5])
+    again.show_progress(result, trials)
+    (parent,) = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.kind` = 'search'")
+    steps = [point.step for point in client.get_metric_history(parent.info.run_id, "progress/trials")]
+    assert steps == list(range(1, len(trials) + 1))
+    assert parent.data.tags["paretune.status"] == "running"
+    assert parent.data.tags["paretune.best"] == str(result.best and result.best.number)
+    again.finish_search(result.model_copy(update={"front": ()}), trials, a_profile())
+    volumes = client.get_metric_history(parent.info.run_id, "progress/hypervolume")
+    assert len(volumes) == len(trials) and volumes[-1].value > 0
+
+
+def test_a_trial_that_ran_again_moves_the_end_of_the_curves(started: Started, client: Any) -> None:
+    tracking, search = started()
+    result, _ = _result(search)
+    before = [a_trial(0, a_candidate()), a_trial(1, a_candidate("openvino"), p50=0.2, accuracy=0.9)]
+    tracking.show_progress(result, before)
+    tracking.show_progress(result, [before[0], a_trial(1, a_candidate("openvino"), p50=0.2, accuracy=0.922)])
+    (parent,) = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.kind` = 'search'")
+    assert parent.data.metrics["progress/trials"] == 2 and parent.data.metrics["progress/feasible"] == 2
+
+
+def test_the_note_of_a_search_leads_on(started: Started, client: Any) -> None:
+    tracking, search = started()
+    result, trials = _result(search)
+    for trial in trials:
+        tracking.log_trial(trial)
+    with suppress(InfrastructureError):  # the bundles of made up trials are not there
+        tracking.finish_search(result, trials, a_profile())
+    (parent,) = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.kind` = 'search'")
+    note = parent.data.tags["mlflow.note.content"]
+    assert f"viewStateShareKey={search}-front" in note and f"promote {search} --as" in note
+    assert "What each factor is worth" in note and parent.data.metrics["worth/total"] > 1
+    table = json.loads(parent.data.tags["mlflow.loggedArtifacts"])
+    assert table == [{"path": "trials.json", "type": "table"}]
+    assert "paretune promote" in _note(client, search, "true") and "promote" not in _note(client, search, "false")
+
+
+def _note(client: Any, search: str, feasible: str) -> str:
+    runs = _runs(client, f"tags.`paretune.search` = '{search}' and tags.`paretune.feasible` = '{feasible}'")
+    return str(runs[0].data.tags["mlflow.note.content"])
+
+
+def test_the_table_has_a_value_or_nothing_for_every_column_of_every_trial() -> None:
+    _, trials = a_search(20)
+    table = json.loads(trials_table(trials))
+    assert len(table["data"]) == len(trials) and {len(row) for row in table["data"]} == {len(table["columns"])}
+    assert table["columns"][:2] == ["number", "label"]
+
+
+def test_views_lead_to_the_runs_that_they_name(started: Started, client: Any) -> None:
+    tracking, search = started()
+    result, trials = _result(search)
+    for trial in trials:
+        tracking.log_trial(trial)
+    tracking.show_progress(result, trials)
+    experiment = client.get_experiment_by_name(a_profile().name)
+    browsed = Browsed(client, experiment.experiment_id, search)
+    addresses = {view: browsed.address(view, a_spec()) for view in VIEWS}
+    front = {tracking.run_ids[trial.number] for trial in trials if trial.pareto}
+    assert {run for run in tracking.run_ids.values() if run in addresses["compare"]} == front
+    assert result.best is not None and f"/runs/{tracking.run_ids[result.best.number]}?" in addresses["best"]
+    for view in SAVED:
+        assert addresses[view].endswith(f"viewStateShareKey={search}-{view}")
+        state = json.loads(client.get_experiment(experiment.experiment_id).tags[tag_of(search, view)])
+        assert {run.info.run_id for run in _runs(client, state["searchFilter"])} == (
+            front if view == "front" else set(tracking.run_ids.values())
+        )
+
+
+@pytest.mark.parametrize(("view", "message"), [("best", "no feasible trial"), ("compare", "nothing to compare")])
+def test_a_view_with_nothing_to_show_is_refused(started: Started, client: Any, view: str, message: str) -> None:
+    _, search = started()
+    experiment = client.get_experiment_by_name(a_profile().name)
+    with pytest.raises(UsageError, match=message):
+        Browsed(client, experiment.experiment_id, search).address(view, a_spec())
 
 
 def test_keys_and_tags_hold_what_third_parties_name_as_they_like() -> None:
