@@ -89,7 +89,7 @@ def worth_of(result: SearchResult, trials: Sequence[TrialResult]) -> Worth | Non
 def worth_metrics(worth: Worth) -> dict[str, float]:
     """Return the steps as metrics, each with the ends of its interval."""
     ratios = {f"worth/{step.name}": step.ratio for step in worth.steps} | {"worth/total": worth.total}
-    found = {}
+    found = dict[str, float]()
     for name, ratio in ratios.items():
         found |= {name: ratio.value, f"{name}_ci95_low": ratio.ci95[0], f"{name}_ci95_high": ratio.ci95[1]}
     return found
