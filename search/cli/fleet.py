@@ -42,7 +42,7 @@ def worker(
     pythons = options.pythons_of(backend_python, config)
     with _switches() as (drain, abort):
         report = api.work(home, target=target, device=device, name=name, broker=broker, say=note,
-                          backend_python=pythons, drain=drain, abort=abort, alive=alive)  # fmt: skip
+                          backend_python=pythons, alive=alive, drain=drain, abort=abort)  # fmt: skip
     return Reply(report.to_json(), lambda: f"{report.worker} has finished {report.finished} trials and left")
 
 
