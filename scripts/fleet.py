@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from scripts.servers import Mlflow, PostgreSql, Redis
+from search.fleet_api import fleet_of
+from search.tracking_server import use_tracking_server
 
 LEAVE_SECONDS = 60.0
 
@@ -34,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         database = stack.enter_context(PostgreSql(servers / "postgresql", durable=True))
         broker = stack.enter_context(Redis(servers / "redis", durable=True))
         runs = stack.enter_context(Mlflow(servers / "mlflow", database=database.database("mlflow")))
-        places = ["--home", str(home), "--fleet", database.url, "--broker", broker.url]
-        parts = [stack.enter_context(part("coordinator", *places, "--mlflow", runs.url))]
+        # Before anybody is told: a command on a home that has joined nothing yet would give it a ledger of its own.
+        fleet_of(home, database.url)
+        use_tracking_server(home, runs.url)
+        places = ["--home", str(home), "--broker", broker.url]
+        parts = [stack.enter_context(part("coordinator", *places))]
         for number in range(told.workers):
             parts.append(stack.enter_context(part("worker", *places, "--name", f"worker-{number}")))
         print(f"the fleet is up; in another shell:\n  paretune search WORKLOAD --home {home}\n"
