@@ -153,7 +153,14 @@ class Soak:
         self._worker().terminate()
 
     def _sandbox(self) -> psutil.Process:
-        return self._chance.choice([job for name in sorted(WORKERS) for job in self._fleet.jobs_of(name)])
+        """Return one of the jobs, the next one where there is none at the moment."""
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            with suppress(psutil.Error):
+                if jobs := [job for name in sorted(WORKERS) for job in self._fleet.jobs_of(name)]:
+                    return self._chance.choice(jobs)
+            time.sleep(0.02)
+        raise IndexError("no job runs")
 
     def kill_sandbox(self) -> None:
         self._sandbox().kill()
