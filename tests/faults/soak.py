@@ -42,6 +42,9 @@ WORKERS = {
 }  # fmt: skip
 LEASE_SECONDS = 5.0
 JOB_SECONDS = 0.2
+PATIENCE_SECONDS = 120.0
+"""So long the searches that have begun may take after the last fault."""
+
 AT_ONCE = 4
 """Searches that are left to the fleet at a time."""
 PER_SEARCH = 36
@@ -66,7 +69,7 @@ class Soak:
         self._fleet, self._chance, self.told = fleet, chance, Told()
         self._wanted, self.searches = searches, list[SearchRecord]()
         self._coordinators: dict[str, subprocess.Popen[bytes]] = {}
-        self._over = threading.Event()
+        self._over, self._late = threading.Event(), threading.Event()
         self._healing: list[threading.Timer] = []
         self.faults: tuple[Callable[[], None], ...] = (
             self.kill_worker, self.kill_worker, self.term_worker, self.kill_sandbox, self.kill_sandbox,
@@ -75,20 +78,30 @@ class Soak:
             self.cut_from_broker, self.cut_from_database, self.set_clock,
         )  # fmt: skip
 
-    def run(self, faults: int, pause_s: float, patience_s: float) -> None:
-        """Do so many faults with pauses of about ``pause_s``, and wait until every search has ended."""
+    def run(self, faults: int, pause_s: float, limit_s: float) -> None:
+        """Do so many faults with pauses of about ``pause_s``, and wait until every search has ended.
+
+        After ``limit_s`` neither faults nor searches are begun.
+        """
+        limit = threading.Timer(limit_s, self._late.set)
+        limit.daemon = True
+        limit.start()
         keeping = threading.Thread(target=self._keep, daemon=True)
         keeping.start()
-        for _ in range(faults):
-            self._over.wait(self._chance.uniform(0.2, 1.8) * pause_s)
-            fault = self._chance.choice(self.faults)
+        while self.told.faults.total() < faults:
+            if self._late.wait(self._chance.uniform(0.2, 1.8) * pause_s):
+                break
             with suppress(psutil.Error, ProcessLookupError, IndexError):
+                fault = self._chance.choice(self.faults)
                 fault()
                 self.told.faults[fault.__name__.replace("_", " ")] += 1
-                self.told.in_time += self._unfinished() > 0 or len(self.searches) < self._wanted
-        deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline and (len(self.searches) < self._wanted or self._unfinished()):
+                self.told.in_time += self._more or self._unfinished() > 0
+        while self._more:
             time.sleep(0.5)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline and self._unfinished():
+            time.sleep(0.5)
+        limit.cancel()
         self._over.set()
         keeping.join(60)
         for timer in self._healing:
@@ -102,6 +115,11 @@ class Soak:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
             process.kill()
+
+    @property
+    def _more(self) -> bool:
+        """Whether there are searches to begin."""
+        return len(self.searches) < self._wanted and not self._late.is_set()
 
     def _unfinished(self) -> int:
         """Return how many of the searches that were left to the fleet run still."""
@@ -121,7 +139,7 @@ class Soak:
                 if name not in self._fleet.processes or self._fleet.processes[name].poll() is not None:
                     self._fleet.start(name)
             with suppress(ParetuneError):
-                if len(self.searches) < self._wanted and self._unfinished() < AT_ONCE:
+                if self._more and self._unfinished() < AT_ONCE:
                     self.searches.append(submit_small(self._fleet.ledger, BATCH_SIZES))
                 self.told.overdue |= set(overdue(self._fleet.ledger.running(), self._fleet.ledger.now()))
 
@@ -135,7 +153,14 @@ class Soak:
         self._worker().terminate()
 
     def _sandbox(self) -> psutil.Process:
-        return self._chance.choice([job for name in sorted(WORKERS) for job in self._fleet.jobs_of(name)])
+        """Return one of the jobs, the next one where there is none at the moment."""
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            with suppress(psutil.Error):
+                if jobs := [job for name in sorted(WORKERS) for job in self._fleet.jobs_of(name)]:
+                    return self._chance.choice(jobs)
+            time.sleep(0.02)
+        raise IndexError("no job runs")
 
     def kill_sandbox(self) -> None:
         self._sandbox().kill()
@@ -212,7 +237,7 @@ class Figures:
         return not self.problems
 
 
-def figures_of(fleet: Fleet, searches: Sequence[SearchRecord], told: Told) -> Figures:
+def figures_of(fleet: Fleet, searches: Sequence[SearchRecord], told: Told, asked: argparse.Namespace) -> Figures:
     """Read the ledger, the intervals and the bundles."""
     problems = [f"trial {name} ran more than {GRACE_SECONDS:g} s past its lease" for name in sorted(told.overdue)]
     kinds, attempts, trials = Counter[str](), Counter[str](), 0
@@ -230,6 +255,9 @@ def figures_of(fleet: Fleet, searches: Sequence[SearchRecord], told: Told) -> Fi
             fronts.add(tuple(front_of(found)))
     if len(fronts) > 1:
         problems.append(f"searches of one space have {len(fronts)} different fronts")
+    if trials < asked.trials or told.faults.total() < asked.faults:
+        problems.append(f"in {asked.minutes:g} minutes there was time for {trials} trials of {asked.trials} and "
+                        f"{told.faults.total()} faults of {asked.faults}")  # fmt: skip
     problems += [f"measured at once on {text}" for text in overlapping(intervals(fleet.home))]
     problems += [f"half-written bundle {text}" for text in damaged_bundles(fleet.home)]
     return Figures(trials, kinds, attempts, tuple(problems))
@@ -242,7 +270,7 @@ def report(figures: Figures, told: Told, seconds: float, arguments: argparse.Nam
         return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
     lines = [
-        f"## {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}: {sum(told.faults.values())} faults over "
+        f"## {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}: {told.faults.total()} faults over "
         f"{figures.trials} trials",
         "", f"`python -m tests.faults.soak --trials {arguments.trials} --faults {arguments.faults} "
         f"--seed {arguments.seed} --record`", "",
@@ -265,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pause", type=float, default=1.6, help="seconds between faults, on average")
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds for the rest after the last fault")
+    parser.add_argument("--minutes", type=float, default=30.0, help="nothing new is begun after so long")
     parser.add_argument("--keep", type=Path, help="folder for logs and servers, kept afterwards")
     parser.add_argument("--record", action="store_true", help="append the report to benchmarks/RESULTS.md")
     told = parser.parse_args(arguments)
@@ -280,8 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         soak = Soak(fleet, random.Random(told.seed), -(-told.trials // PER_SEARCH))  # noqa: S311
         stack.callback(soak.end)
         began = time.monotonic()
-        soak.run(told.faults, told.pause, told.patience)
-        figures = figures_of(fleet, soak.searches, soak.told)
+        soak.run(told.faults, told.pause, told.minutes * 60)
+        figures = figures_of(fleet, soak.searches, soak.told, told)
         record(report(figures, soak.told, time.monotonic() - began, told), keep=told.record)
     return 0 if figures.hold else 1
 

@@ -41,18 +41,18 @@ def test_a_worker_is_cut_off_from_the_broker(fleet: Fleet) -> None:
 
 def test_a_worker_is_cut_off_from_the_ledger(fleet: Fleet) -> None:
     fleet.order(seconds=0.5)
-    with coordinating(fleet.ledger, fleet.home, fleet.bell, lease_seconds=3.0):
+    with coordinating(fleet.ledger, fleet.home, fleet.bell, lease_seconds=5.0):
         search = submit_small(fleet.ledger)
         trial_id, name = fleet.busy(search)
         fleet.to_database[name].cut()
         fleet.order()
         ended = outcome_of(fleet, search)
-        assert ended.in_vain == ["lost"], "its lease runs out"
-        first, second = fleet.ledger.attempts(trial_id)
-        assert first.owner != second.owner and second.ended_how == "finished"
+        assert set(ended.in_vain) == {"lost"}, "its lease runs out"
+        first, *_, last = before = fleet.ledger.attempts(trial_id)
+        assert first.ended_how == "lost" and first.owner != last.owner
         fleet.to_database[name].heal()
         every_worker_works_again(fleet)
-    assert len(fleet.ledger.attempts(trial_id)) == 2, "what the one that was cut off still says is refused"
+    assert fleet.ledger.attempts(trial_id) == before, "what the one that was cut off still says is refused"
 
 
 def test_everybody_is_cut_off_from_everything_for_a_while(fleet: Fleet) -> None:
@@ -87,7 +87,7 @@ def test_a_message_that_comes_again_while_its_trial_runs_changes_nothing(fleet: 
 def test_the_clocks_of_a_worker_and_of_the_coordinator_jump_by_a_day(
     fleet: Fleet, workers: str, coordinators: str
 ) -> None:
-    coordinator = part("coordinator", fleet.url, fleet.broker.url, fleet.home, "set", lease_seconds=3.0)
+    coordinator = part("coordinator", fleet.url, fleet.broker.url, fleet.home, "set")
     try:
         search = submit_small(fleet.ledger)
         _, name = fleet.busy(search)
