@@ -149,6 +149,12 @@ def register(ledger: Ledger, count: int) -> list[str]:
     return names
 
 
+def beat(ledger: Ledger) -> None:
+    """Say for all devices that they are there."""
+    with ledger._database.writing() as connection:
+        connection.execute(update(tables.workers).values(last_seen=ledger.now()))
+
+
 def run_steps(database: str, url: str, trials: int, steps: int) -> Steps:
     """Time steps of a search that has ``trials`` already."""
     spec = spec_of(trials + steps + RUNNING_BESIDE)
@@ -170,6 +176,7 @@ def run_steps(database: str, url: str, trials: int, steps: int) -> Steps:
         taking_up_s, asks, tells = time.perf_counter() - begun, list[float](), list[float]()
         asks_cpu, tells_cpu = list[float](), list[float]()
         for step in range(steps + RUNNING_BESIDE):
+            beat(ledger)
             with timed(asks), timed(asks_cpu, time.thread_time):
                 if not loop._ask(fleet.present()):
                     raise RuntimeError("there was nothing to ask for")
@@ -341,8 +348,7 @@ class Devices:
     def _beat(self) -> None:
         """Say for all devices that they are there."""
         if time.monotonic() - self._beat_at >= BEAT_SECONDS:
-            with self._ledger._database.writing() as connection:
-                connection.execute(update(tables.workers).values(last_seen=self._ledger.now()))
+            beat(self._ledger)
             self._beat_at = time.monotonic()
 
     def _worked(self, act: Callable[[], bool]) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial, TrialState
 
 ASKS_PER_CANDIDATE = 10
-ASKS_WHEN_FULL = 4
+ASKS_WHEN_FULL = 3
 """So often at most a candidate is asked for, where repeats come, before and after the sampler has seen much."""
 
 RANDOM_TRIES = 200
