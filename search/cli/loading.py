@@ -68,7 +68,7 @@ def loadtest(
     ] = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="a request waits so long for others to share a batch (default 2ms; 0ms: none)",
+        typer.Option(metavar="TIME", help="a request waits so long for others to share a batch (default 2ms)",
                      rich_help_panel=SERVING),
     ] = None,
     max_batch: Annotated[
