@@ -25,7 +25,7 @@ h2 {{ font-size: 17px; margin: 24px 0 4px; }} p, li {{ font-size: 13px; max-widt
 def story_page(result: SearchResult, trials: Sequence[TrialResult]) -> str:
     """Return how the search went as one HTML page that needs no network."""
     moments, worth = moments_of(result, trials), worth_of(result, trials)
-    parts = [
+    parts: list[tuple[str, str, Any, tuple[str, ...]]] = [
         ("The front over time", "Each line is the front after so many trials, the darkest is the last.",
          fronts_figure(moments, result), ()),
         ("Hypervolume of the front", "How much the front dominates beyond the original model and the accuracy limit: "
