@@ -20,7 +20,8 @@ from search.cli.server import ENVIRONMENT
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 """The names under which a browser is looked for; none is ever downloaded."""
 
-_CLOSED = "try { localStorage.setItem('%s', 'false') } catch (error) {}"
+_NO_ASSISTANT = "try { localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true') } catch (error) {}"
+"""MLflow opens a panel over the page the first time it is visited."""
 
 
 class NoBrowserError(RuntimeError):
@@ -60,7 +61,9 @@ def chromium(width: int = 1500, height: int = 1000) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         try:
-            yield browser.new_context(viewport={"width": width, "height": height})
+            context = browser.new_context(viewport={"width": width, "height": height})
+            context.add_init_script(_NO_ASSISTANT)
+            yield context
         finally:
             browser.close()
 
@@ -68,12 +71,6 @@ def chromium(width: int = 1500, height: int = 1000) -> Iterator[Any]:
 def rows(page: Any) -> Any:
     """Locate the rows of MLflow's table of runs."""
     return page.locator(".ag-center-cols-container .ag-row")
-
-
-def names(page: Any) -> list[str]:
-    """Return the names of the runs in MLflow's table, as far as they are drawn."""
-    return [name.strip() for name in page.locator("[col-id='run_name'] a, [data-testid='experiment-runs-table-row'] a")
-            .all_inner_texts() if name.strip()]  # fmt: skip
 
 
 def _wait(server: subprocess.Popen[bytes], address: str, seconds: float = 60.0) -> None:
