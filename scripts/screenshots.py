@@ -17,7 +17,7 @@ SETTLED_MS = 3_000
 COLOURS = 128
 """A palette of so many colours keeps a page of a UI under 100 kB."""
 
-VIEWS = ("search", "picture", "story", "front", "compare")
+VIEWS = ("search", "picture", "story", "front", "best", "compare")
 
 
 def main() -> None:
