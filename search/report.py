@@ -321,10 +321,12 @@ _COLUMNS = (
         "Requests",
         "n",
         lambda t: served_cells(t)[0],
-        lambda t: t.server and t.server.value,
+        lambda t: None if t.server is None else t.server.value,
         note=lambda t: f"at {show_rate(t.server.rate_per_s)}" if t.server else "",
     ),
-    _Column("Within", "n", lambda t: served_cells(t)[1], lambda t: t.server and t.server.sustained_per_s),
+    _Column(
+        "Within", "n", lambda t: served_cells(t)[1], lambda t: None if t.server is None else t.server.sustained_per_s
+    ),
     _Column("Per million", "n", lambda t: show_cost(t.cost_per_million), lambda t: t.cost_per_million),
     _Column(
         "Accuracy",
