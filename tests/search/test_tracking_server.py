@@ -161,7 +161,8 @@ def test_a_lost_answer_at_the_start_doubles_nothing(
     (experiment,) = client.search_experiments(filter_string=f"name = '{tracking.profile.name}'")
     (parent,) = client.search_runs([experiment.experiment_id])
     assert parent.data.params["trials"] == str(a_spec().trials) and parent.info.status == "RUNNING"
-    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["spec.json"]
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"spec.json", "environment.json"}
+    assert len({item.dataset.name for item in parent.inputs.dataset_inputs}) == len(parent.inputs.dataset_inputs)
 
 
 @pytest.mark.parametrize("request_", ["create_run", "log_batch", "set_terminated"])
