@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -199,10 +200,13 @@ class Worker:
                 )  # fmt: skip
         except (UsageError, IntegrityError) as error:  # a bundle that another home built cannot be had
             answer = Failure(kind=FailureKind.ERROR, stage="compare", reason=str(error))
-        except BaseException:
+        except (InfrastructureError, KeyboardInterrupt):
             with suppress(InfrastructureError):
                 self._ledger.release_comparison(comparison.id, attempt)
             raise
+        except Exception as error:  # a fault of ours: whoever tries again meets it again
+            answer = Failure(kind=FailureKind.ERROR, stage="compare", reason=f"{type(error).__name__}: {error}")
+            self._say(f"comparison {comparison.id}: {traceback.format_exc()}")
         if answer is None:
             self._ledger.release_comparison(comparison.id, attempt)
         else:

@@ -105,7 +105,7 @@ def damaged_bundles(home: Path) -> list[str]:
 
 
 def _candidate(cache: StageCache, bundle: str) -> Candidate:
-    entry = cache.get(bundle.removeprefix("sandboxed/"), "the bundle")
+    entry = cache.get(Path(bundle).name, "the bundle")
     return Candidate.model_validate_json((entry.folder / "candidate.json").read_bytes())
 
 

@@ -181,3 +181,17 @@ def test_a_comparison_whose_sandbox_fails_waits_for_somebody_else(ledger: Ledger
     with Working(ledger, tmp_path, comparing):
         until(lambda: bool(comparing.asked), 20)
     assert ledger.comparison(asked.id).state == "QUEUED"
+
+
+def test_a_fault_while_comparing_is_its_answer_and_the_worker_goes_on(
+    ledger: Ledger, search: str, tmp_path: Path
+) -> None:
+    asked, comparing = ledger.ask_comparison(search, "cpu", ["a"], 60.0), Comparing(error=ValueError("odd"))
+    with Working(ledger, tmp_path, comparing):
+        until(lambda: ledger.comparison(asked.id).state == "DONE", 20)
+        comparing.error = None
+        other = ledger.ask_comparison(search, "cpu", ["b"], 60.0)
+        until(lambda: ledger.comparison(other.id).state == "DONE", 20)
+    answer = ledger.comparison(asked.id).answer
+    assert isinstance(answer, Failure) and answer.reason == "ValueError: odd"
+    assert ledger.comparison(other.id).answer == FOUND
