@@ -41,7 +41,8 @@ def test_four_workers_on_two_devices_measure_one_at_a_time_on_each(fleet: Fleet)
         ended = outcome_of(fleet, search)
     measured = intervals(fleet.home)
     assert whose(fleet, search) == {GPU: {"gpu0a", "gpu0b", "gpu1a", "gpu1b"}}
-    assert len(measured) == len(ended.trials) and {each["device"] for each in measured} == {"0", "1"}
+    assert len(measured) > len(ended.trials), "and the final comparison"
+    assert {each["device"] for each in measured} == {"0", "1"}
     assert overlapping(measured) == []
 
 
