@@ -11,7 +11,6 @@ from evaluators.jobs import Comparison
 from evaluators.outcome import Failure, FailureKind
 from search.trial_loop import Session
 from workers.comparisons import MAX_CLAIMS
-from workers.doorbell import AGAIN_SECONDS
 from workers.lease import wait_for
 from workers.records import ComparisonRecord
 
@@ -65,7 +64,7 @@ class _Asked:
 
     def _ring(self) -> None:
         bell, now = self._session.bell, time.monotonic()
-        if bell is not None and now - self._rung >= AGAIN_SECONDS:
+        if bell is not None and now - self._rung >= self._session.ring_again_s:
             self._rung = now
             with suppress(InfrastructureError):
                 bell.ring(self._asked.target, self._asked.id)

@@ -150,6 +150,7 @@ class Coordinator:
             supervisor=supervisor, projection=projection, progress=self._progress, stop=self._stop,
             seconds_left=lambda: self.seconds_left, account=self._account_now_and_then, note=self._note,
             remind=self._remind, fleet=self._fleet, bell=self._means.bell if self._means else None,
+            ring_again_s=self._means.ring_again_s if self._means else AGAIN_SECONDS,
         )  # fmt: skip
         with self._workers(sandbox, settings):
             loop = self._fleet_loop(session) if self._fleet.elsewhere else TrialLoop(session)

@@ -27,7 +27,7 @@ from search.result import TrialResult
 from search.sampling import Sampler, Told
 from search.spec import SearchSpec
 from search.view import objective_of, trial_results
-from workers.doorbell import Bell
+from workers.doorbell import AGAIN_SECONDS, Bell
 from workers.lease import Cancellation
 from workers.ledger import Ledger
 from workers.records import SearchRecord, TrialRecord
@@ -61,6 +61,7 @@ class Session:
     remind: Callable[[str], None] = lambda text: None
     fleet: Fleet | None = None
     bell: Bell | None = None
+    ring_again_s: float = AGAIN_SECONDS
 
     def settings_on(self, target: str) -> TrialSettings:
         """Return the settings of trials on the machine of ``target``."""
