@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NoReturn
@@ -55,3 +56,26 @@ class Child:
         if self._process is not None:
             self._process.wait()
             self._process = None
+
+
+@contextmanager
+def told_over(link: Connection) -> Iterator[None]:
+    """Tell what goes wrong in the block as a text over the link, which ends the block; so does the link's own end."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:
+        traceback.print_exc()
+        with suppress(OSError):
+            link.send(f"{type(error).__name__}: {error}"[:500])
+
+
+def exit_after(serve: Callable[[], None]) -> NoReturn:
+    """Serve as a process of its own that never returns to what forked it."""
+    try:
+        serve()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)

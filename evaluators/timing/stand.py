@@ -6,9 +6,7 @@ models that run in another interpreter. Only plain values go to and fro: the two
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -28,7 +26,7 @@ from evaluators.registry import backend
 from evaluators.stages.restore import build_model
 from evaluators.structure import call
 from evaluators.timing.blocks import Block, LocalCalls, WarmUp
-from evaluators.timing.child import Child
+from evaluators.timing.child import Child, exit_after, told_over
 from evaluators.workload import Workload, load_workload
 
 LATENCY_BATCHES = 16
@@ -157,7 +155,7 @@ def serve(link: Connection, loader: Loader = load, request: str | None = None) -
 
     What to load comes first over the link, or was read from there already: ``request``, as JSON.
     """
-    try:
+    with told_over(link):
         wanted = StandRequest.model_validate_json(link.recv() if request is None else request)
         calls: LocalCalls | None = None
         while True:
@@ -171,22 +169,11 @@ def serve(link: Connection, loader: Loader = load, request: str | None = None) -
             else:
                 block = calls.block(command)
                 link.send((block.seconds.tolist(), float(block.waited)))
-    except (EOFError, ConnectionError):
-        return
-    except Exception as error:
-        traceback.print_exc()
-        with suppress(OSError):
-            link.send(f"{type(error).__name__}: {error}"[:500])
 
 
 def serve_and_exit(link: Connection, loader: Loader = load, request: str | None = None) -> NoReturn:
     """Serve as a process of its own that never returns to what forked it."""
-    try:
-        serve(link, loader, request)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(0)
+    exit_after(partial(serve, link, loader, request))
 
 
 if __name__ == "__main__":

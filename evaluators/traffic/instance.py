@@ -7,12 +7,11 @@ bundles that run in another interpreter. Only plain values go to and fro.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -25,7 +24,7 @@ from evaluators.frozen import Frozen
 from evaluators.interpreter import Interpreter
 from evaluators.registry import backend
 from evaluators.timing.blocks import LocalCalls
-from evaluators.timing.child import Child
+from evaluators.timing.child import Child, exit_after, told_over
 from evaluators.timing.contention import usage
 from evaluators.traffic.queue import SharedHead
 from evaluators.traffic.window import Batch, Batching, next_batch
@@ -224,7 +223,7 @@ class _Loaded:
 
 def serve(link: Connection) -> None:
     """Do what comes over the link until the end; a bundle comes first. A failure is told as a text and ends it."""
-    try:
+    with told_over(link):
         verb, what = link.recv()
         if verb == END:
             return
@@ -239,22 +238,11 @@ def serve(link: Connection) -> None:
             else:
                 arrivals, batching, moment = what
                 link.send(loaded.run(arrivals, Batching(*batching), moment))
-    except (EOFError, ConnectionError):
-        return
-    except Exception as error:
-        traceback.print_exc()
-        with suppress(OSError):
-            link.send(f"{type(error).__name__}: {error}"[:500])
 
 
 def serve_and_exit(link: Connection) -> NoReturn:
     """Serve as a process of its own that never returns to what forked it."""
-    try:
-        serve(link)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(0)
+    exit_after(partial(serve, link))
 
 
 if __name__ == "__main__":
