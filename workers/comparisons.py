@@ -18,7 +18,14 @@ from workers.tables import comparisons, searches
 MAX_CLAIMS = 3
 """A comparison that so many claims did not bring to an end is not tried again."""
 
+_MARK = "/compare-"
+
 _GONE: dict[str, Any] = {"state": "DONE", "owner": None, "lease_until": None}
+
+
+def names_comparison(identifier: str) -> bool:
+    """Whether what was rung for is a comparison, not a trial."""
+    return _MARK in identifier
 
 
 class Comparisons:
@@ -52,7 +59,7 @@ class Comparisons:
                 other = and_(comparisons.c.search_id == search_id, comparisons.c.state != "DONE")
                 connection.execute(update(comparisons).where(other).values(_GONE))
                 count = select(func.count()).where(comparisons.c.search_id == search_id)
-                found = f"{search_id}/compare-{connection.scalar(count)}"
+                found = f"{search_id}{_MARK}{connection.scalar(count)}"
                 values = {
                     "id": found, "search_id": search_id, "target": target, "bundles": wanted, "seconds": seconds,
                     "state": "QUEUED", "attempt": 0, "created_at": self._clock(),

@@ -17,6 +17,7 @@ from evaluators.errors import InfrastructureError, IntegrityError, UsageError
 from evaluators.jobs import Comparison
 from evaluators.outcome import Failure, FailureKind
 from evaluators.target import devices_of
+from workers.comparisons import names_comparison
 from workers.interpreters import Interpreters
 from workers.keeping import Keeping
 from workers.lease import Cancellation, owner_name, wait_for
@@ -158,7 +159,8 @@ class Worker:
 
         Comparisons come first: each is the end of a search.
         """
-        for comparison in self._ledger.waiting_comparisons(self.target.name, self._search_id):
+        asked = only is None or names_comparison(only)
+        for comparison in self._ledger.waiting_comparisons(self.target.name, self._search_id) if asked else ():
             settings = self._settings(comparison.search_id) if only in (None, comparison.id) else None
             if settings is not None:
                 self._compare(comparison, settings, abort)

@@ -31,9 +31,7 @@ def export(
         Path,
         typer.Option("--output", "-o", metavar="DIR", help="folder to make, not there or empty", show_default=False),
     ],
-    trial: Annotated[
-        int | None, typer.Option("--trial", metavar="N", min=0, help="number of the trial, default the best")
-    ] = None,
+    trial: options.TrialNumber = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="what the server calls the model")] = None,
     window: Annotated[
         str | None,

@@ -93,6 +93,10 @@ MlflowServer = Annotated[
         "the home keeps it in mind",
     ),
 ]  # fmt: skip
+TrialNumber = Annotated[
+    int | None, typer.Option("--trial", metavar="N", min=0, help="number of the trial, default the best")
+]
+
 Broker = Annotated[
     str | None,
     typer.Option(

@@ -23,9 +23,7 @@ def promote(
     name: Annotated[
         str, typer.Option("--as", metavar="NAME@ALIAS", help="registered model and alias", show_default=False)
     ],
-    trial: Annotated[
-        int | None, typer.Option("--trial", metavar="N", min=0, help="number of the trial, default the best")
-    ] = None,
+    trial: options.TrialNumber = None,
     pick: Annotated[
         str | None,
         typer.Option("--pick", metavar="NAME", help="of the front: fastest, accurate, knee or cheapest"),
