@@ -119,6 +119,12 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         "paretune coordinator --home /shared/paretune --fleet postgresql://paretune@db/paretune --broker redis://queue/0\n\n"
         "SIGTERM or Ctrl-C: it leaves, and the next coordinator goes on.",
     ),
+    (
+        fleet.beat,
+        "paretune beat --every 24h --home /shared/paretune --fleet postgresql://paretune@db/paretune "
+        "--broker redis://queue/0\n\n"
+        "SIGTERM or Ctrl-C: it leaves. Any number may run; what was measured, and when, is in the ledger.",
+    ),
     (fleet.fleet, "paretune fleet\n\nparetune fleet --json | jq '.workers\\[] | select(.present)'"),
     (
         ui.ui,

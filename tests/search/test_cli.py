@@ -42,7 +42,7 @@ from workers.lease import Cancellation
 
 COMMANDS = {
     "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
-    "reproduce", "ui", "worker", "coordinator", "fleet",
+    "reproduce", "ui", "worker", "coordinator", "beat", "fleet",
     "promote", "rollback", "history", "export", "diff", "reconcile", "revalidate", "loadtest",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
