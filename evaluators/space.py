@@ -266,7 +266,7 @@ def derive_space(
         recipes=recipes,
         knobs=knobs,
         options=options,
-        amounts={structure: pruner.amount for structure, pruner in pruners.items()},
+        amounts={structure: pruner.amount_for(profile) for structure, pruner in pruners.items()},
         pruner_knobs={structure: pruner.parameters_for(profile) for structure, pruner in pruners.items()},
         batch_sizes=tuple(batch_sizes) or BATCH_SIZES,
         threads=(threads,) if threads else thread_counts(target.cores),
