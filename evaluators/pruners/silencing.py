@@ -39,11 +39,16 @@ def silenced(rows: Rows) -> Iterator[None]:
 
 
 def answers(module: Any, example: Any) -> dict[str, Any]:
-    """Return the model's outputs by name."""
+    """Return the model's outputs by name, computed layer by layer: torch's fused encoder hides what goes in between."""
     import torch
 
-    with torch.no_grad():
-        return flatten(call(module, example), "output")[1]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            return flatten(call(module, example), "output")[1]
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def readers(module: Any, example: Any, rows: Rows, patterns: Mapping[str, tuple[int, Sequence[int]]]) -> dict[str, str]:
