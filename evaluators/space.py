@@ -186,7 +186,9 @@ class Space:
             for scheme in schemes:
                 found += [(f"{backend}.{scheme}.{knob.name}", knob) for knob in self.knobs[backend, scheme]]
             found += [(f"{backend}.{option.name}", option) for option in self.options[backend]]
-        found.append(("pruning", _choice("pruning", (NO_PRUNING, *self.amounts))))
+        known = registry.pruners()
+        pays = "; ".join(f"{name} pays {known[name].pays}" for name in self.amounts if known[name].pays)
+        found.append(("pruning", Choice("pruning", (NO_PRUNING, *self.amounts), NO_PRUNING, pays)))
         for structure, amount in self.amounts.items():
             found.append((f"{structure}.amount", amount))
             found += [(f"{structure}.{knob.name}", knob) for knob in self.pruner_knobs[structure]]
