@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from evaluators.candidate import Scalar
-from evaluators.errors import NotFiniteError, UnsupportedError
+from evaluators.errors import ParetuneError, UnsupportedError
 from evaluators.parameters import Choice, Number, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
@@ -83,7 +83,7 @@ class Channel(Pruner):
             trial = copy.deepcopy(module)
             try:
                 history, problem = self._in_steps(module, trial, example, amount, values, cautious, data, between)
-            except NotFiniteError:
+            except ParetuneError:
                 raise
             except Exception as error:  # Torch-Pruning's tracing fails in many ways; each is a property of the model
                 history, problem = [], f"{type(error).__name__}: {error}"

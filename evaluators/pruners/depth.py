@@ -23,7 +23,7 @@ _MOST_AMOUNTS = 4
 
 
 class Depth(Pruner):
-    """Removes the residual blocks without which the answers change least on calibration data, one after the other."""
+    """Removes the residual blocks without which the answers change least on real data, one after the other."""
 
     structure: ClassVar[str] = "depth"
     amount: ClassVar[Number] = Number("amount", 0.25, 0.75, 0.25, 0.25, _AMOUNT)
