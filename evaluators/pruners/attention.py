@@ -70,7 +70,7 @@ def find_attention(module: Any, example: Any) -> tuple[list[Attention], list[str
     found, reasons = [], []
     for name, layer in module.named_modules():
         if isinstance(layer, torch.nn.MultiheadAttention):
-            why = _refused_multihead(layer)
+            why = _refused_multihead(layer) if name else "it is the whole model"
             head_width = layer.embed_dim // layer.num_heads
             item = Attention(name, layer.num_heads, head_width, "num_heads")
         elif (names := _projections(layer)) is not None:

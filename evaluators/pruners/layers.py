@@ -85,6 +85,8 @@ def replace_layer(module: nn.Module, name: str, word: str) -> None:
     Raises:
         IntegrityError: there is no such layer, or it is none that can be replaced so.
     """
+    if not name:
+        raise IntegrityError(f"stored plan puts {word!r} in the place of the whole model: it cannot stand there")
     try:
         parent, original = module.get_submodule(name.rpartition(".")[0]), module.get_submodule(name)
     except AttributeError:

@@ -68,7 +68,8 @@ def readers(module: Any, example: Any, rows: Rows, patterns: Mapping[str, tuple[
         zero = {i for i, value in enumerate(largest) if value == 0.0}
         fresh = {i for i in zero if before[layer][i] != 0.0}
         for name, (width, silent) in patterns.items():
-            if width == len(largest) and fresh and fresh <= set(silent) <= zero:
+            read = width == len(largest) and zero >= set(silent) and not fresh.isdisjoint(silent)
+            if read and len(zero) < width:
                 found[layer] = name
                 break
     return found

@@ -102,7 +102,8 @@ class Deep(nn.Module):
         return self.head(self.plain(self.blocks(self.stem(x))).mean((2, 3)))
 
 
-STEPS, TOKENS, IMAGES = torch.randn(2, 7, 3), torch.randn(2, 5, WIDTH), torch.randn(2, 1, 6, 6)
+_NOISE = torch.Generator().manual_seed(7)
+STEPS, TOKENS, IMAGES = (torch.randn(size, generator=_NOISE) for size in ((2, 7, 3), (2, 5, WIDTH), (2, 1, 6, 6)))
 PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
 HIDDEN = {"importance": "magnitude", "alignment": 8}
 HEADS = {"importance": "magnitude", "perceptron_amount": 0.5}
