@@ -26,6 +26,10 @@ LEAST_EXAMPLES = 128
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
+def _kernel_knobs(parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+    return tuple(parameter for parameter in parameters if parameter.name in KERNEL_KNOBS)
+
+
 class QatInt8(Quantizer):
     """What all backends have in common: the trained weights are quantized as ``static`` does it.
 
@@ -96,7 +100,3 @@ class OpenVinoQatInt8(QatInt8):
     """Trained weights for NNCF's static int8."""
 
     static: ClassVar[Quantizer] = OpenVinoStaticInt8()
-
-
-def _kernel_knobs(parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
-    return tuple(parameter for parameter in parameters if parameter.name in KERNEL_KNOBS)
