@@ -72,9 +72,9 @@ class RoundedInput:
         """Round the first input, as a hook of the layer."""
         import torch
 
-        x, *rest = inputs
-        if not x.is_floating_point():
+        if not inputs or not inputs[0].is_floating_point():
             return inputs
+        x, *rest = inputs
         self._observe(x.detach())
         if not self.rounds:
             return inputs
