@@ -106,8 +106,8 @@ def trial_line(trial: TrialResult) -> str:
     """A trial as a row of the table of trials."""
     latency = trial.latency_ms.p50 if trial.latency_ms else None
     knobs = {**trial.candidate.quantization.knobs, **trial.candidate.pruning.knobs, **trial.candidate.runtime.knobs}
-    if trial.candidate.pruning.recovery_steps:
-        knobs["recovery_steps"] = trial.candidate.pruning.recovery_steps
+    pruning = trial.candidate.pruning.to_json()
+    knobs |= {name: pruning[name] for name in ("recovery", "recovery_steps") if pruning.get(name)}
     label = " ".join([trial.label, *(f"{name}={value}" for name, value in knobs.items())])
     reason = " ".join((trial.reason or "").replace("|", "/").split())[:80]
     ending = f"{trial.outcome}: {reason}" if reason else trial.outcome

@@ -29,11 +29,15 @@ _FICLONE = 0x40049409
 
 @dataclass(frozen=True)
 class Entry:
-    """A cached result: its folder, the digest of its contents, and whether it was there already."""
+    """A cached result: its folder, the digest of its contents, and whether it was there already.
+
+    ``seconds`` is what making it took, whenever and wherever that was; None where that was not noted.
+    """
 
     folder: Path
     digest: str
     hit: bool
+    seconds: float | None = None
 
     @property
     def key(self) -> str:
@@ -58,7 +62,7 @@ class StageCache:
         folder = self._root / key[:2] / key
         if (digest := _verified(folder)) is None:
             raise InfrastructureError(f"{what} is not in the stage cache {self._root} any more: run the trial again")
-        return Entry(folder, digest, hit=True)
+        return Entry(folder, digest, hit=True, seconds=_seconds(folder))
 
     def get_or_make(self, key: str, make: Callable[[Path], None], stage: str = "other") -> Entry:
         """Return the entry of ``key``; where there is none, let ``make`` fill a new folder.
@@ -71,15 +75,17 @@ class StageCache:
         folder = self._root / key[:2] / key
         self.used[key] = stage
         if (digest := _verified(folder)) is not None:
-            return Entry(folder, digest, hit=True)
+            return Entry(folder, digest, hit=True, seconds=_seconds(folder))
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
         except OSError as error:
             raise InfrastructureError(f"stage cache {self._root} cannot be written: {error}") from error
         try:
+            start = time.perf_counter()
             make(temporary)
-            digest = _seal(temporary, stage)
+            seconds = time.perf_counter() - start
+            digest = _seal(temporary, stage, seconds)
             if folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
             try:
@@ -89,7 +95,7 @@ class StageCache:
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return Entry(folder, digest, hit=False)
+        return Entry(folder, digest, hit=False, seconds=seconds)
 
 
 def file_hashes(folder: Path, leave_out: str) -> dict[str, str]:
@@ -128,9 +134,16 @@ def is_whole(folder: Path) -> bool:
     return _verified(folder) is not None
 
 
-def _seal(folder: Path, stage: str) -> str:
+def _seconds(folder: Path) -> float | None:
+    """Return what making a verified entry took; entries of earlier versions do not say."""
+    seconds = json.loads((folder / ENTRY).read_text()).get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else None
+
+
+def _seal(folder: Path, stage: str, seconds: float) -> str:
     hashes = file_hashes(folder, leave_out=ENTRY)
-    (folder / ENTRY).write_text(json.dumps({"files": hashes, "made": time.time(), "stage": stage}))
+    facts = {"files": hashes, "made": time.time(), "seconds": round(seconds, 4), "stage": stage}
+    (folder / ENTRY).write_text(json.dumps(facts))
     for name in (*hashes, ENTRY):
         descriptor = os.open(folder / name, os.O_RDONLY)
         os.fsync(descriptor)

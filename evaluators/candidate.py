@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from evaluators.frozen import Frozen, canonical_json, digest, scalars
 
 Scalar = str | int | float | bool
+
+Recovery = Literal["none", "bn", "distil", "train"]
+TRAINED = ("distil", "train")
+"""The ways to recover that take a number of steps."""
 
 
 class _WithKnobs(Frozen):
@@ -35,19 +39,52 @@ class Quantization(_WithKnobs):
 
 
 class Pruning(_WithKnobs):
-    """A structure (``none``, ``unstructured``, ``channel``, …), its amount in [0, 1), and its knobs."""
+    """A structure (``none``, ``unstructured``, ``channel``, …), its amount in [0, 1), its recovery and its knobs.
+
+    ``recovery`` is how the pruned model learns again, ``recovery_steps`` for how long where it is trained. Where it is
+    not said, steps are of distillation and no steps are no recovery: that is not written down either.
+    """
 
     structure: str = "none"
     amount: float = Field(default=0.0, ge=0.0, lt=1.0)
+    recovery: Recovery = "none"
     recovery_steps: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recovery_that_is_not_said(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("recovery") is not None:
+            return given
+        return {**given, "recovery": _implied(given.get("recovery_steps"))}
 
     @model_validator(mode="after")
     def _none_has_no_amount(self) -> Pruning:
-        if self.structure == "none" and (self.amount or self.recovery_steps or self.knobs):
+        if self.structure == "none" and (self.amount or self.recovery != "none" or self.recovery_steps or self.knobs):
             raise ValueError("pruning structure 'none' takes no amount, recovery or knobs")
         if self.structure != "none" and not self.amount:
             raise ValueError(f"pruning structure {self.structure!r} needs an amount above 0")
+        if (self.recovery in TRAINED) != bool(self.recovery_steps):
+            takes = "needs recovery_steps above 0" if self.recovery in TRAINED else "takes no recovery_steps"
+            raise ValueError(f"recovery {self.recovery!r} {takes}, got {self.recovery_steps}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_the_steps_say(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if self.recovery == _implied(self.recovery_steps):
+            del fields["recovery"]
+        return fields
+
+    @property
+    def recovery_label(self) -> str:
+        """How it recovers in words for people: ``bn``, ``150 recovery steps``, ``150 recovery steps (train)``."""
+        if not self.recovery_steps:
+            return "" if self.recovery == "none" else self.recovery
+        return f"{self.recovery_steps} recovery steps" + (f" ({self.recovery})" if self.recovery != "distil" else "")
+
+
+def _implied(steps: Any) -> str:
+    return "distil" if steps else "none"
 
 
 class Runtime(_WithKnobs):

@@ -71,6 +71,10 @@ class NotFiniteError(ParetuneError):
     """The model returned NaN or infinity."""
 
 
+class TooSlowError(ParetuneError):
+    """Something would take longer than there is time; it is said as soon as that is known."""
+
+
 class ParityError(ParetuneError):
     """A built bundle does not compute what its model computes."""
 

@@ -69,6 +69,8 @@ class ProfileJob(Frozen):
 class SourceJob(Frozen):
     """Prune and recover the model of one candidate, and have the original's answers at hand.
 
+    ``time_limit_s`` is the time of the whole trial: training that would take most of it is refused beforehand.
+
     It comes first where the candidate's backend lives in an interpreter of its own: the model under trial and the
     yardstick are those of all the other candidates then, whatever is installed there.
     """
@@ -78,13 +80,15 @@ class SourceJob(Frozen):
     profile: WorkloadProfile
     home: str
     seed: int = 0
+    time_limit_s: float | None = None
 
 
 class Sourced(Frozen):
     """What a source job made: the weights under trial by their key in the stage cache, and what it took.
 
     ``versions`` are of the interpreter that ran the original model: its answers are kept under them; ``entries`` are
-    the keys in the stage cache of all that it used or made, each with its stage.
+    the keys in the stage cache of all that it used or made, each with its stage; ``training_seconds`` is as of an
+    outcome.
     """
 
     weights: str
@@ -92,6 +96,7 @@ class Sourced(Frozen):
     stage_seconds: dict[str, float]
     cached_stages: tuple[str, ...] = ()
     entries: dict[str, str] = Field(default_factory=dict)
+    training_seconds: dict[str, float] = Field(default_factory=dict)
 
 
 class Yardstick(Frozen):
@@ -102,7 +107,10 @@ class Yardstick(Frozen):
 
 
 class PrepareJob(Frozen):
-    """Prune, recover, quantize and build one candidate into a bundle; ``sourced`` is what a source job did of it."""
+    """Prune, recover, quantize and build one candidate into a bundle; ``sourced`` is what a source job did of it.
+
+    ``time_limit_s`` is as of a source job.
+    """
 
     job: Literal["prepare"] = "prepare"
     candidate: Candidate
@@ -110,6 +118,7 @@ class PrepareJob(Frozen):
     home: str
     seed: int = 0
     sourced: Sourced | None = None
+    time_limit_s: float | None = None
 
 
 class MeasureJob(Frozen):
@@ -173,12 +182,13 @@ Job = Annotated[AnyJob, Field(discriminator="job")]
 
 
 class Prepared(Frozen):
-    """A bundle that is ready to be measured, what making it took, and the ``entries`` as of a source job."""
+    """A bundle that is ready to be measured, what making it took, and the rest as of a source job."""
 
     bundle: str
     stage_seconds: dict[str, float]
     cached_stages: tuple[str, ...] = ()
     entries: dict[str, str] = Field(default_factory=dict)
+    training_seconds: dict[str, float] = Field(default_factory=dict)
 
 
 class Comparison(Frozen):

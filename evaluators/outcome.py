@@ -323,7 +323,11 @@ class Failure(Frozen):
 
 
 class Outcome(Frozen):
-    """How a trial ended: measured, rejected by a gate, or failed."""
+    """How a trial ended: measured, rejected by a gate, or failed.
+
+    ``training_seconds`` is what the stages that train (``recover``, ``qat``) took when their result was made, also
+    where this trial found it in the cache: the price of its weights. ``stage_seconds`` is what the trial itself took.
+    """
 
     kind: Literal["measured", "rejected", "failed"]
     evidence: Evidence = Evidence()
@@ -332,6 +336,7 @@ class Outcome(Frozen):
     failure: Failure | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     cached_stages: tuple[str, ...] = ()
+    training_seconds: dict[str, float] = Field(default_factory=dict)
     bundle: str | None = None
     evaluation_key: str | None = None
     reproduce: str | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
 
 from evaluators.candidate import Scalar
 
@@ -13,7 +15,8 @@ class Choice:
     """A knob with a short list of values; ``default`` is the known-good one.
 
     ``unsaid`` is the value that candidates do not write down: what was done before there was this knob, so that a
-    candidate from before it is the same one, under the same hash.
+    candidate from before it is the same one, under the same hash. ``when`` names a knob that is declared before it,
+    and the values of that one with which this one makes a difference; with others it is not asked for.
     """
 
     name: str
@@ -21,6 +24,7 @@ class Choice:
     default: Scalar
     description: str
     unsaid: Scalar | None = None
+    when: tuple[str, tuple[Scalar, ...]] | None = None
 
     def __post_init__(self) -> None:
         if self.default not in self.values:
@@ -31,8 +35,7 @@ class Choice:
         kept = tuple(value for value in self.values if value in values)
         if not kept:
             raise ValueError(f"no value of {self.name} is left: declared {self.values}, allowed {tuple(values)}")
-        default = self.default if self.default in kept else kept[0]
-        return Choice(self.name, kept, default, self.description, self.unsaid)
+        return replace(self, values=kept, default=self.default if self.default in kept else kept[0])
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def check_values(parameters: Sequence[Parameter], values: dict[str, Scalar], own
     declared = {parameter.name: parameter for parameter in parameters}
     if unknown := sorted(set(values) - set(declared)):
         return f"{owner} has no parameter {unknown[0]!r}; it has {sorted(declared) or 'none'}"
-    said = {name for name, parameter in declared.items() if parameter.unsaid is None}
+    for name in values:
+        if not applies(declared[name], values):
+            return f"{owner}.{name} makes no difference with these values: leave it out"
+    said = {name for name, parameter in declared.items() if parameter.unsaid is None and applies(parameter, values)}
     if missing := sorted(said - set(values)):
         return f"{owner} needs a value for {missing[0]!r}: one of {list(declared[missing[0]].values)}"
     for name, value in values.items():
@@ -77,8 +83,32 @@ def check_values(parameters: Sequence[Parameter], values: dict[str, Scalar], own
 
 
 def defaults(parameters: Sequence[Parameter]) -> dict[str, Scalar]:
-    """Return the known-good value of every parameter."""
-    return {parameter.name: parameter.default for parameter in parameters}
+    """Return the known-good value of every parameter that makes a difference with those of the others."""
+    known: dict[str, Scalar] = {}
+    for parameter in parameters:
+        if applies(parameter, known):
+            known[parameter.name] = parameter.default
+    return known
+
+
+def applies(parameter: Parameter, values: Mapping[str, Scalar]) -> bool:
+    """Whether a parameter makes a difference beside these values of the others."""
+    if isinstance(parameter, Number) or parameter.when is None:
+        return True
+    name, wanted = parameter.when
+    return values.get(name) in wanted
+
+
+def combinations(parameters: Sequence[Parameter]) -> int:
+    """Return in how many ways the parameters can be set."""
+    conditions = {parameter.when[0] for parameter in parameters if isinstance(parameter, Choice) and parameter.when}
+    deciding = [parameter for parameter in parameters if parameter.name in conditions]
+    others = [parameter for parameter in parameters if parameter.name not in conditions]
+    total = 0
+    for values in product(*(parameter.values for parameter in deciding)):
+        chosen = dict(zip((parameter.name for parameter in deciding), values, strict=True))
+        total += prod(len(parameter.values) for parameter in others if applies(parameter, chosen))
+    return total
 
 
 def written(parameters: Sequence[Parameter], values: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -42,6 +42,7 @@ class WorkloadProfile(Frozen):
         widths: output widths of the layers whose channels can be removed (not the last layer).
         exportable: why ``torch.export`` cannot capture the model, or None if it can.
         dynamic_batch: whether one exported program serves every batch size.
+        has_train / has_loss: whether the workload has a train split, and a loss.
         accuracy: mean score of the original model on validation; ``examples`` is their number.
         scored_by: the metric's name, or ``agreement`` where the workload has none.
         per_example: whether scores come one per example (paired comparison is possible).
@@ -70,6 +71,7 @@ class WorkloadProfile(Frozen):
     per_example: bool
     problems: tuple[Problem, ...] = ()
     prunable: dict[str, Prunable] = Field(default_factory=dict)
+    has_loss: bool = False
 
     @property
     def fingerprint(self) -> str:

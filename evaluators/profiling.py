@@ -91,6 +91,7 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
         exportable=exportable,
         dynamic_batch=dynamic_batch,
         has_train=workload.train is not None,
+        has_loss=workload.loss is not None,
         accuracy=original.mean,
         examples=len(splits["validation"]),
         calibration_examples=len(splits["calibration"]),

@@ -9,6 +9,7 @@ from evaluators.errors import (
     IntegrityError,
     NotFiniteError,
     ParityError,
+    TooSlowError,
     UnsupportedError,
     UsageError,
     WorkloadError,
@@ -23,6 +24,7 @@ from evaluators.stages.clock import StageClock
 _KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
     (NotFiniteError, FailureKind.NOT_FINITE),
     (ParityError, FailureKind.PARITY),
+    (TooSlowError, FailureKind.TIMED_OUT),
     (UnsupportedError, FailureKind.UNSUPPORTED),
 )
 
@@ -82,7 +84,7 @@ def kind_of(error: BaseException) -> FailureKind:
 
 def _failed(error: Exception, kind: FailureKind, clock: StageClock) -> JobResult:
     text = " ".join(str(error).split()) or type(error).__name__
-    named = isinstance(error, NotFiniteError | ParityError | UnsupportedError | WorkloadError | IntegrityError)
+    named = isinstance(error, (*(type_ for type_, _ in _KINDS), WorkloadError, IntegrityError))
     failure = Failure(
         kind=kind,
         stage=clock.current,

@@ -16,7 +16,7 @@ from evaluators.candidate import Candidate, Pruning, Quantization, Runtime, Scal
 from evaluators.capabilities import Capabilities
 from evaluators.errors import IllegalCandidateError, UsageError
 from evaluators.frozen import Frozen
-from evaluators.parameters import Choice, Number, Parameter, defaults, written
+from evaluators.parameters import Choice, Number, Parameter, applies, combinations, defaults, written
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
 from evaluators.quantizers.base import Quantizer
@@ -74,7 +74,10 @@ class Space:
             return parameter.values[0] if len(parameter.values) == 1 else choose(name, parameter)
 
         def ask_all(prefix: str, parameters: Sequence[Parameter]) -> dict[str, Any]:
-            chosen = {parameter.name: ask(f"{prefix}.{parameter.name}", parameter) for parameter in parameters}
+            chosen: dict[str, Scalar] = {}
+            for parameter in parameters:
+                if applies(parameter, chosen):
+                    chosen[parameter.name] = ask(f"{prefix}.{parameter.name}", parameter)
             return written(parameters, chosen)
 
         backend = str(ask("backend", _choice("backend", tuple(self.schemes))))
@@ -170,10 +173,10 @@ class Space:
     @property
     def size(self) -> int:
         """The number of candidates."""
-        prunings = 1 + sum(len(self.amounts[s].values) * _product(self.pruner_knobs[s]) for s in self.amounts)
+        prunings = 1 + sum(len(self.amounts[s].values) * combinations(self.pruner_knobs[s]) for s in self.amounts)
         return prunings * sum(
-            sum(_product(self.knobs[backend, scheme]) for scheme in schemes)
-            * sum(_product(self.options_given(backend, batch_size, threads))
+            sum(combinations(self.knobs[backend, scheme]) for scheme in schemes)
+            * sum(combinations(self.options_given(backend, batch_size, threads))
                   for batch_size in self.batch_sizes for threads in self.threads_of(backend))
             for backend, schemes in self.schemes.items()
         )  # fmt: skip
@@ -330,13 +333,6 @@ def _choice(name: str, values: Sequence[Scalar]) -> Choice:
     return Choice(name, tuple(values), values[0], "")
 
 
-def _product(parameters: Sequence[Parameter]) -> int:
-    count = 1
-    for parameter in parameters:
-        count *= len(parameter.values)
-    return count
-
-
 def values_of(candidate: Candidate) -> dict[str, Scalar]:
     """Return the value of every choice of a candidate, by its name in the tree, whether or not it was asked for."""
     plain: dict[str, Scalar] = {
@@ -346,6 +342,7 @@ def values_of(candidate: Candidate) -> dict[str, Scalar]:
         "threads": candidate.runtime.threads,
         f"{candidate.backend}.scheme": candidate.quantization.scheme,
         f"{candidate.pruning.structure}.amount": candidate.pruning.amount,
+        f"{candidate.pruning.structure}.recovery": candidate.pruning.recovery,
         f"{candidate.pruning.structure}.recovery_steps": candidate.pruning.recovery_steps,
     }
     plain |= {f"{candidate.pruning.structure}.{knob}": value for knob, value in candidate.pruning.knobs.items()}

@@ -27,6 +27,7 @@ from search.scene import (
 from search.style import INK, apply_style
 from search.units import show_bytes, show_ms
 from search.wording import (
+    all_knobs,
     ending_of,
     in_shares,
     is_share,
@@ -363,7 +364,7 @@ def _hover(trial: TrialResult, result: SearchResult) -> str:
 
 def _recipe(trial: TrialResult) -> list[str]:
     candidate = trial.candidate
-    knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
+    knobs = all_knobs(candidate)
     return [
         f"{candidate.quantization.scheme}, pruning {pruning_of(candidate)}, batch {candidate.batch_size}, "
         f"threads {candidate.runtime.threads}, {candidate.target}",

@@ -41,6 +41,7 @@ from search.wording import (
     show_seconds,
     show_speedup,
     show_verdict,
+    training_of,
     verdict_for,
     why_not,
 )
@@ -298,14 +299,16 @@ _COLUMNS = (
         "",
         lambda t: t.candidate.quantization.scheme,
         lambda t: t.candidate.quantization.scheme,
-        note=lambda t: knobs_of(t.candidate.quantization),
+        note=lambda t: _joined(knobs_of(t.candidate.quantization), training_of(t, ("qat",))),
     ),
     _Column(
         "Pruning",
         "",
         lambda t: pruning_of(t.candidate),
         lambda t: pruning_of(t.candidate),
-        note=lambda t: _recovery_of(t),
+        note=lambda t: _joined(
+            t.candidate.pruning.recovery_label, training_of(t, ("prune", "recover")), knobs_of(t.candidate.pruning)
+        ),
     ),
     _Column("Batch", "n", lambda t: str(t.candidate.batch_size), lambda t: t.candidate.batch_size),
     _Column("Threads", "n", lambda t: str(t.candidate.runtime.threads), lambda t: t.candidate.runtime.threads),
@@ -361,10 +364,8 @@ def _row(trial: TrialResult, result: SearchResult, columns: Sequence[_Column]) -
     return {"kind": kind, "ending": ending_of(trial), "backend": trial.candidate.backend, "cells": cells}
 
 
-def _recovery_of(trial: TrialResult) -> str:
-    pruning = trial.candidate.pruning
-    steps = f"{pruning.recovery_steps} recovery steps" if pruning.recovery_steps else ""
-    return ", ".join(part for part in (steps, knobs_of(pruning)) if part)
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _failures(trials: Sequence[TrialResult]) -> list[dict[str, Any]]:

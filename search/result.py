@@ -87,6 +87,7 @@ class TrialResult(Frozen):
     verdicts: tuple[Verdict, ...] = ()
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     cached_stages: tuple[str, ...] = ()
+    training_seconds: dict[str, float] = Field(default_factory=dict)
     answered_by: str | None = None
     bundle: str | None = None
     reproduce: str | None = None
@@ -295,6 +296,7 @@ def trial_result(
         verdicts=outcome.verdicts,
         stage_seconds=outcome.stage_seconds,
         cached_stages=outcome.cached_stages,
+        training_seconds=outcome.training_seconds,
         bundle=outcome.bundle,
         reproduce=outcome.reproduce,
         **extra,

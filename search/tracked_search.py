@@ -84,9 +84,9 @@ def data_of(profile: WorkloadProfile, splits: Sequence[str] | None = None) -> li
 
 
 def splits_of(trial: TrialResult) -> tuple[str, ...]:
-    """Return the splits that a trial surely used: those that it was scored and recovered on."""
+    """Return the splits that a trial surely used: those that it was scored and trained on."""
     used = ["validation"] if trial.accuracy is not None else []
-    if trial.candidate.pruning.recovery_steps and trial.outcome != "failed":
+    if trial.training_seconds or (trial.candidate.pruning.recovery != "none" and trial.outcome != "failed"):
         used.append("train")
     return tuple(used)
 

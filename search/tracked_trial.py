@@ -14,6 +14,7 @@ from search.result import SearchResult, TrialResult
 from search.under_load import served_note, server_metrics
 from search.units import show_bytes, show_ms
 from search.wording import (
+    all_knobs,
     ending_of,
     is_share,
     show_drop,
@@ -58,6 +59,7 @@ def metrics_of(trial: TrialResult) -> dict[str, float]:
     found["cost/flops"] = trial.flops
     found |= {f"violation/{verdict.constraint.metric}": verdict.violation for verdict in trial.verdicts}
     found |= {f"stage/{name}_s": seconds for name, seconds in trial.stage_seconds.items()}
+    found |= {f"cost/training_{name}_s": seconds for name, seconds in trial.training_seconds.items()}
     return {_key(name): float(value) for name, value in found.items() if value is not None}
 
 
@@ -93,7 +95,7 @@ def tags_of(trial: TrialResult, search_id: str) -> dict[str, str]:
 def note_of(trial: TrialResult, search_id: str) -> str:
     """Say in Markdown what the trial is, how it ended and why, and how to run it again."""
     candidate = trial.candidate
-    knobs = {**candidate.quantization.knobs, **candidate.pruning.knobs, **candidate.runtime.knobs}
+    knobs = all_knobs(candidate)
     lines = [f"**{trial.label}**: {ending_of(trial)}" + (f" at gate `{trial.gate}`" if trial.gate else "") + "."]
     if trial.pareto:
         lines.append("On the front: no other feasible trial has both a higher accuracy and a better objective.")

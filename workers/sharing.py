@@ -28,12 +28,13 @@ _BUNDLE = re.compile(r"bundles/[A-Za-z0-9_]+/[0-9a-f]{16}-[0-9a-f]{32}")
 _STAGE = re.compile(r"[0-9a-f]{64}")
 
 _MODEL = ("pruning",)
+_TRAINING = "qat_steps"
 _EXPORT = (*_MODEL, "batch_size")
 _QUANTIZED = (*_EXPORT, "quantization", "backend", "target")
 _BUILT = (*_QUANTIZED, "runtime")
 DEPENDS: dict[str, tuple[str, ...]] = {
     "prune": _MODEL, "recover": _MODEL, "counts": _MODEL, "reference": ("batch_size",), "export": _EXPORT,
-    "onnx": _EXPORT, "quantize": _QUANTIZED, "build": _BUILT,
+    "onnx": _EXPORT, "quantize": _QUANTIZED, "build": _BUILT, "qat": (*_MODEL, _TRAINING),
 }  # fmt: skip
 """What of a candidate the result of a stage depends on, at most: where to look for it; its key decides."""
 
@@ -41,6 +42,7 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 def topics(candidate: Candidate, profile: WorkloadProfile, seed: int) -> dict[str, str]:
     """Return for each stage under which topic its results are noted in the store: equal where they may be the same."""
     facts = candidate.to_json()
+    facts[_TRAINING] = candidate.quantization.knobs.get(_TRAINING)
     return {
         stage: digest([stage, profile.fingerprint, seed, {part: facts[part] for part in parts}])
         for stage, parts in DEPENDS.items()

@@ -256,6 +256,7 @@ class Supervisor:
             update={
                 "stage_seconds": _summed(earlier.stage_seconds, outcome.stage_seconds),
                 "cached_stages": earlier.cached_stages + outcome.cached_stages,
+                "training_seconds": earlier.training_seconds | outcome.training_seconds,
                 "bundle": outcome.bundle or earlier.bundle or None,
                 "evaluation_key": trial.evaluation_key,
                 "reproduce": again if outcome.kind == "failed" else outcome.reproduce,
@@ -270,6 +271,7 @@ def _added(earlier: Prepared, found: Sourced | Prepared) -> Prepared:
         stage_seconds=_summed(earlier.stage_seconds, found.stage_seconds),
         cached_stages=earlier.cached_stages + found.cached_stages,
         entries=earlier.entries | found.entries,
+        training_seconds=earlier.training_seconds | found.training_seconds,
     )
 
 
@@ -355,13 +357,15 @@ def device_environment(device: str, environment: Mapping[str, str] = os.environ)
 
 
 def _source_job(trial: TrialRecord, settings: TrialSettings, home: Path) -> SourceJob:
-    return SourceJob(candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed)
+    return SourceJob(candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed,
+                     time_limit_s=settings.trial_timeout_s)  # fmt: skip
 
 
 def _prepare_job(trial: TrialRecord, settings: TrialSettings, home: Path, sourced: Sourced | None) -> PrepareJob:
     return PrepareJob(
-        candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed, sourced=sourced
-    )
+        candidate=trial.candidate, profile=settings.profile, home=str(home), seed=settings.seed, sourced=sourced,
+        time_limit_s=settings.trial_timeout_s,
+    )  # fmt: skip
 
 
 def _measure_job(

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from evaluators.candidate import Scalar
-from evaluators.parameters import Choice, Number, Parameter
+from evaluators.parameters import Number, Parameter
 from evaluators.profile import Prunable, WorkloadProfile
 from evaluators.pruners.data import PruningData
+from evaluators.pruners.recovery import recovery_for
 from evaluators.target import Target
-
-RECOVERY_STEPS = Choice(
-    "recovery_steps", (0, 50, 150, 500), 150, "training steps of distillation from the original model after pruning"
-)
 
 
 class Pruner(ABC):
@@ -56,7 +53,7 @@ class Pruner(ABC):
 
     def parameters_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
         """Return the knobs that make a difference to this model, recovery included."""
-        return (*self.knobs_for(profile), RECOVERY_STEPS)
+        return (*self.knobs_for(profile), *recovery_for(profile))
 
     def knobs_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
         """Return its own knobs that make a difference to this model."""

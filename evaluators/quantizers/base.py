@@ -51,6 +51,10 @@ class Quantizer(ABC):
         """Whether a practitioner would try this scheme first for such a model; then it comes before the sampler."""
         return True
 
+    def training_steps(self, values: dict[str, Scalar]) -> int:
+        """Return for how many steps the weights learn to be rounded to int8 before ``quantize``; 0 for not at all."""
+        return 0
+
     @abstractmethod
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         """Write the quantized model into ``folder``, in the form that its backends build from.

@@ -10,12 +10,16 @@ from evaluators.cache import Entry
 
 
 class StageClock:
-    """Seconds by stage, which stages were answered from the cache, and which stage runs now."""
+    """Seconds by stage, which stages were answered from the cache, and which stage runs now.
+
+    ``training`` is what the stages that train took when their result was made, also where it was in the cache.
+    """
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self.seconds: dict[str, float] = {}
         self.cached: list[str] = []
+        self.training: dict[str, float] = {}
         self.current = "start"
 
     @contextmanager
@@ -34,3 +38,9 @@ class StageClock:
         if entry.hit:
             self.cached.append(stage)
         return entry
+
+    def priced(self, entry: Entry, stage: str) -> Entry:
+        """Return ``entry`` after noting it, and what the training of ``stage`` took when it was made."""
+        if entry.seconds is not None:
+            self.training[stage] = entry.seconds
+        return self.noted(entry, stage)

@@ -15,13 +15,14 @@ from evaluators.candidate import Candidate
 from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
 from evaluators.frozen import digest
 from evaluators.jobs import Prepared, PrepareJob
+from evaluators.quantizers.base import Quantizer
 from evaluators.registry import backend as find_backend
 from evaluators.registry import quantizers
 from evaluators.stages.build_target import build_target
 from evaluators.stages.clock import StageClock
 from evaluators.stages.reference import reference_outputs
 from evaluators.stages.source import StagedSource
-from evaluators.stages.sourcing import source_weights, versions_with
+from evaluators.stages.sourcing import Sourcing, versions_with
 from evaluators.target import probe_processor
 from evaluators.workload import Workload, load_workload
 
@@ -41,28 +42,37 @@ def prepare(job: PrepareJob, clock: StageClock) -> Prepared:
         workload = load_workload(profile.reference)
     torch.set_num_threads(probe_processor().cores)
     torch.manual_seed(job.seed)
-    if job.sourced is None:
-        weights = source_weights(workload, candidate, profile, cache, clock, job.seed)
-    else:
-        weights = cache.get(job.sourced.weights, "the pruned model")
+    sourcing = Sourcing(workload, profile, cache, clock, job.seed, job.time_limit_s)
+    known = job.sourced
+    weights = sourcing.weights(candidate) if known is None else cache.get(known.weights, "the pruned model")
+    quantizer = _quantizer(candidate)
+    if steps := quantizer.training_steps(candidate.quantization.knobs):
+        weights = sourcing.trained_for_int8(weights, steps)
     target = build_target(candidate.target, find_backend(candidate.backend))
     source = StagedSource(workload, profile, weights, cache, candidate.batch_size, target)
     with clock.stage("quantize"):
-        quantized = _quantized(source, candidate, cache, clock)
+        quantized = _quantized(quantizer, source, candidate, cache, clock)
     with clock.stage("build"):
         bundle = _built(source, workload, quantized, candidate, cache, clock, home)
     if job.sourced is None:
         with clock.stage("reference"):
             reference_outputs(workload, profile, candidate.batch_size, cache)
     return Prepared(bundle=str(bundle), stage_seconds=clock.seconds, cached_stages=tuple(clock.cached),
-                    entries=cache.used)  # fmt: skip
+                    entries=cache.used, training_seconds=clock.training)  # fmt: skip
 
 
-def _quantized(source: StagedSource, candidate: Candidate, cache: StageCache, clock: StageClock) -> Entry:
-    quantization = candidate.quantization
-    quantizer = quantizers().get((candidate.backend, quantization.scheme))
+def _quantizer(candidate: Candidate) -> Quantizer:
+    scheme = candidate.quantization.scheme
+    quantizer = quantizers().get((candidate.backend, scheme))
     if quantizer is None:
-        raise UnsupportedError(f"{candidate.backend} has no scheme {quantization.scheme!r}")
+        raise UnsupportedError(f"{candidate.backend} has no scheme {scheme!r}")
+    return quantizer
+
+
+def _quantized(
+    quantizer: Quantizer, source: StagedSource, candidate: Candidate, cache: StageCache, clock: StageClock
+) -> Entry:
+    quantization = candidate.quantization
 
     def make(folder: Path) -> None:
         quantizer.quantize(source, quantization.knobs, folder)

@@ -3,93 +3,97 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator
 from typing import Any
 
-from evaluators.batching import collated
-from evaluators.errors import NotFiniteError
-from evaluators.structure import call, flatten
+from evaluators.candidate import Recovery
+from evaluators.errors import UnsupportedError
+from evaluators.stages.training import BATCH, Course, batch_norms, fit, imitation, training_batches
+from evaluators.structure import call
 from evaluators.workload import Workload
 
-BATCH = 64
-TEMPERATURE = 2.0
+STATISTICS_BATCHES = 50
 
 
-def distil(student: Any, teacher: Any, workload: Workload, steps: int, seed: int) -> None:
-    """Train ``student`` in place for ``steps`` batches to match ``teacher``; weights that are zero stay zero.
-
-    Data come from the train split, or from calibration where there is none. Outputs with classes are matched by the
-    Kullback-Leibler divergence at temperature 2 (Hinton et al., 2015), others by the mean squared error; the
-    workload's loss is added where it has one.
+def recover(
+    student: Any, teacher: Any, workload: Workload, how: Recovery, steps: int, seed: int, limit_s: float | None = None
+) -> None:
+    """Let ``student`` recover in place: ``bn``, ``distil`` or ``train``; ``none`` leaves it as it is.
 
     Raises:
         NotFiniteError: training diverged.
+        TooSlowError: ``steps`` steps would take longer than ``limit_s``.
+        UnsupportedError: the model or the workload lacks what this way to recover needs.
+    """
+    if how == "bn":
+        estimate_statistics(student, workload, seed)
+    elif how == "distil":
+        distil(student, teacher, workload, steps, seed, limit_s)
+    elif how == "train":
+        train(student, workload, steps, seed, limit_s)
+
+
+def estimate_statistics(student: Any, workload: Workload, seed: int) -> None:
+    """Estimate means and variances of the batch norms anew, over one pass of at most 50 batches; no weight changes.
+
+    Raises:
+        UnsupportedError: no layer keeps such statistics.
     """
     import torch
 
-    torch.manual_seed(seed)
-    masks = _masks(student) if _is_sparse(student) else {}
-    student.train().requires_grad_(True)
+    layers = [layer for layer in batch_norms(student) if layer.track_running_stats]
+    if not layers:
+        raise UnsupportedError("the model has no batch norm that keeps statistics; choose another recovery than bn")
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain average of all batches
+        layer.train()
+    examples = len((workload.train or workload.calibration)())
+    passes = min(STATISTICS_BATCHES, max(1, examples // BATCH))
+    with torch.no_grad():
+        for inputs, _ in itertools.islice(training_batches(workload, seed), passes):
+            call(student, inputs)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    student.eval()
+
+
+def distil(student: Any, teacher: Any, workload: Workload, steps: int, seed: int, limit_s: float | None = None) -> None:
+    """Train ``student`` in place for ``steps`` batches to match ``teacher``; weights that are zero stay zero.
+
+    Data come from the train split, or from calibration where there is none; see ``imitation`` for the loss.
+
+    Raises:
+        NotFiniteError: training diverged.
+        TooSlowError: it would take longer than ``limit_s``.
+    """
+    course = _course(student, steps, seed, limit_s)
+    loss_of = imitation(teacher, workload)
+    fit(student, workload, course, lambda inputs, targets: loss_of(call(student, inputs), inputs, targets))
+
+
+def train(student: Any, workload: Workload, steps: int, seed: int, limit_s: float | None = None) -> None:
+    """Train ``student`` in place for ``steps`` batches of the train split with the workload's own loss alone.
+
+    Raises:
+        NotFiniteError: training diverged.
+        TooSlowError: it would take longer than ``limit_s``.
+        UnsupportedError: the workload has no loss, or no train split.
+    """
+    loss = workload.loss
+    if loss is None or workload.train is None:
+        lacks = "train split" if loss is not None else "loss"
+        raise UnsupportedError(f"workload {workload.name} has no {lacks}; choose another recovery than train")
+    course = _course(student, steps, seed, limit_s)
+    fit(student, workload, course, lambda inputs, targets: loss(call(student, inputs), targets))
+
+
+def _course(student: Any, steps: int, seed: int, limit_s: float | None) -> Course:
+    """Put the student into the mode in which it trains: dropout off, batch norms on."""
+    import torch
+
+    student.train()
     for layer in student.modules():
         if isinstance(layer, torch.nn.modules.dropout._DropoutNd):
             layer.eval()
-    has_batch_norm = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in student.modules())
-    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3 if has_batch_norm else 1e-4, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / (0.1 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-    for inputs, targets in itertools.islice(_training_batches(workload, seed), steps):
-        with torch.no_grad():
-            wanted = flatten(call(teacher, inputs), "output")[1]
-        answer = call(student, inputs)
-        found = flatten(answer, "output")[1]
-        loss = sum((_distance(found[name], wanted[name]) for name in wanted), start=torch.zeros(()))
-        if workload.loss is not None:
-            loss = loss + workload.loss(answer, targets)
-        if not torch.isfinite(loss):
-            raise NotFiniteError(f"recovery diverged: the loss became {float(loss)}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            for parameter, mask in masks.items():
-                parameter.mul_(mask)
-    student.eval().requires_grad_(False)
-
-
-def _training_batches(workload: Workload, seed: int) -> Iterator[tuple[Any, Any]]:
-    import torch
-
-    dataset = (workload.train or workload.calibration)()
-    generator = torch.Generator().manual_seed(seed)
-    size = min(BATCH, len(dataset))
-    while True:
-        order = torch.randperm(len(dataset), generator=generator).tolist()
-        for start in range(0, len(order) - size + 1, size):
-            yield collated([dataset[i] for i in order[start : start + size]], workload.collate)
-
-
-def _distance(found: Any, wanted: Any) -> Any:
-    from torch.nn import functional
-
-    if wanted.ndim == 2 and wanted.shape[1] > 1:
-        return TEMPERATURE**2 * functional.kl_div(
-            functional.log_softmax(found / TEMPERATURE, dim=1),
-            functional.log_softmax(wanted / TEMPERATURE, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-    return functional.mse_loss(found.float(), wanted.float())
-
-
-def _is_sparse(module: Any) -> bool:
-    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return bool(zeros > 0.01 * sum(weight.numel() for weight in weights))
-
-
-def _masks(module: Any) -> dict[Any, Any]:
-    return {parameter: (parameter != 0).to(parameter.dtype) for parameter in module.parameters() if parameter.ndim > 1}
+    return Course("recovery", steps, 2e-3 if batch_norms(student) else 1e-4, seed, limit_s)

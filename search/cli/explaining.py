@@ -54,7 +54,9 @@ def _identity(found: Explanation) -> dict[str, str]:
 
     trial = found.trial
     parts = (trial.candidate.quantization, trial.candidate.pruning, trial.candidate.runtime)
-    knobs = ", ".join(text for part in parts if (text := knobs_of(part)))
+    told = [knobs_of(part) for part in parts]
+    told.insert(2, trial.candidate.pruning.recovery_label)
+    knobs = ", ".join(text for text in told if text)
     again = f"{trial.source}, answered by trial {trial.answered_by}" if trial.answered_by else trial.source
     return {
         "trial": f"{trial.number}: {trial.label} ({again})",
@@ -77,7 +79,7 @@ def _judgement(found: Explanation) -> dict[str, str]:
 
 def _time(found: Explanation, spec: SearchSpec) -> dict[str, str]:
     from search.units import show_ms
-    from search.wording import show_interval, show_seconds
+    from search.wording import show_interval, show_seconds, training_of
 
     trial = found.trial
     rows = {}
@@ -87,6 +89,8 @@ def _time(found: Explanation, spec: SearchSpec) -> dict[str, str]:
         stages = ", ".join(f"{name} {show_seconds(seconds)}" for name, seconds in longest if seconds >= 0.05)
         cached = f"; cached: {', '.join(trial.cached_stages)}" if trial.cached_stages else ""
         rows["time"] = f"{show_seconds(total)}: {stages}{cached}" if stages else show_seconds(total)
+    if trial.training_seconds:
+        rows["training"] = training_of(trial)
     if (latency := trial.latency_ms) is not None:
         spread = show_interval("latency", latency.ci95)
         rows["latency"] = f"{spec.percentile} {show_ms(trial.latency_at(spec.percentile))} ({spread})"

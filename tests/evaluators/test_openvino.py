@@ -116,10 +116,10 @@ def test_a_setting_that_comes_back_changed_is_told() -> None:
 @pytest.mark.parametrize(
     ("target", "schemes", "precisions", "threads"),
     [
-        ("cpu-avx2", ("fp32", "static_int8"), ("f32",), (1, 2, 4, 8)),
-        ("cpu-amx_int8", ("fp32", "static_int8", "bf16", "fp16"), ("f32", "bf16", "f16"), (1, 2, 4, 8)),
-        ("xpu-12_71_4", ("fp32", "static_int8", "fp16"), ("f16", "f32"), (1,)),
-        ("npu-3720", ("static_int8", "fp16"), ("f16",), (1,)),
+        ("cpu-avx2", ("fp32", "static_int8", "qat_int8"), ("f32",), (1, 2, 4, 8)),
+        ("cpu-amx_int8", ("fp32", "static_int8", "bf16", "fp16", "qat_int8"), ("f32", "bf16", "f16"), (1, 2, 4, 8)),
+        ("xpu-12_71_4", ("fp32", "static_int8", "fp16", "qat_int8"), ("f16", "f32"), (1,)),
+        ("npu-3720", ("static_int8", "fp16", "qat_int8"), ("f16",), (1,)),
     ],
 )
 def test_a_device_is_offered_what_it_computes_in(
