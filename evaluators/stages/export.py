@@ -78,7 +78,7 @@ def _capture(module: nn.Module, tensors: Sequence[Any], axes: Any, batch_size: i
 
     if batch_size is None and tensors[0].shape[0] == 1:  # torch.export takes an axis of length 1 for a constant
         tensors = [torch.cat([tensor, tensor]) for tensor in tensors]
-    with converting("torch.export cannot capture the model"), torch.no_grad(), _plain_attention():
+    with converting("torch.export cannot capture the model"), torch.no_grad(), plain_attention():
         try:  # quantization in this form needs what strict mode gives
             return torch.export.export(module, tuple(tensors), dynamic_shapes=axes, strict=True)
         except MemoryError:
@@ -88,7 +88,7 @@ def _capture(module: nn.Module, tensors: Sequence[Any], axes: Any, batch_size: i
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Keep torch's transformer layers from calling fused operators that no other runtime knows."""
     from torch.backends import mha
 
