@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from search.machines import doctor as doctor
 from search.machines import work as run_worker
 from search.progress import Progress, Silent
 from search.result import SearchResult, TrialResult
+from search.sensitivity import sensitivity as sensitivity
 from search.spec import SearchSpec, load_spec
 from search.view import search_result, trial_results
 from workers.interpreters import Interpreters, open_interpreters
@@ -158,12 +159,12 @@ def resume(
         return _coordinate(ledger, home, ledger.search(record.id), progress, interpreters, keeping)
 
 
-def check(workload: str, home: Path) -> CheckReport:
+def check(workload: str, home: Path, sandbox: Sandbox | None = None) -> CheckReport:
     """Validate a workload in a process of its own: model, splits, metric, export, and a float score."""
     begun = time.monotonic()
     _check_exists(workload)
-    with Sandbox() as sandbox:
-        answer = run_profile(sandbox, writable(home), absolute_reference(workload))
+    with Sandbox() if sandbox is None else nullcontext(sandbox) as running:
+        answer = run_profile(running, writable(home), absolute_reference(workload))
     if answer is None:
         raise InfrastructureError("the check was cancelled")
     problems = list(answer.problems) + list(answer.profile.problems if answer.profile else ())

@@ -259,6 +259,8 @@ def _kernels(operators: list[Operators]) -> str:
 def _why_float(case: Case, kind: str) -> str:
     if kind in ("matmul", "attention"):
         return "products of two activations lose much in low precision and are left alone"
+    if share := case.trial.candidate.quantization.knobs.get("float_share"):
+        return f"float_share keeps {float(share):.0%} of the layers in float, those that {case.precision} costs most"
     if case.diagnosis.fallbacks:
         return f"{case.trial.candidate.backend} or its quantizer has no {case.precision} kernel for them"
     if case.scheme.startswith("dynamic"):

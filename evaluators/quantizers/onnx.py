@@ -17,7 +17,10 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.kept_float import FLOAT_SHARE, with_share
+from evaluators.quantizers.kept_nodes import kept_tensors, nodes_to_exclude, read_graph, require_float_onnx
 from evaluators.quantizers.traits import convolutional, saturates, transformer
+from evaluators.sensitivity import CONVOLUTIONS
 from evaluators.source import SourceModel
 from evaluators.stages.export import positional
 from evaluators.target import Target
@@ -25,6 +28,7 @@ from evaluators.target import Target
 MODEL = "model.onnx"
 _BACKENDS = ("onnxruntime",)
 _COMPUTE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_KINDS = (*CONVOLUTIONS, "Linear")
 _MOST_EXAMPLES = {"minmax": 256, "percentile": 128, "entropy": 128}  # histograms cost more time per example
 
 _PER_CHANNEL = Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor")
@@ -116,19 +120,21 @@ class OnnxStaticInt8(Quantizer):
         Choice("format", ("qdq", "qoperator"), "qdq", "how int8 operators are written, which decides what is fused"),
         Choice("operators", ("all", "compute"), "all", "what runs in int8: all, or matrix products and convolutions"),
         _REDUCE_RANGE,
+        FLOAT_SHARE,
     )
 
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         left_out = set() if saturates(target) else {"reduce_range"}
         if transformer(profile):
             left_out |= {"operators", "format"}  # see _of_transformer
-        return tuple(
+        left = tuple(
             replace(parameter, default="qint8")
             if isinstance(parameter, Choice) and parameter.name == "activation_type" and target.has("neon")
             else parameter
             for parameter in self.parameters
             if parameter.name not in left_out
         )
+        return with_share(left, profile, _KINDS)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -140,9 +146,11 @@ class OnnxStaticInt8(Quantizer):
             "percentile": CalibrationMethod.Percentile,
         }
         batches = _feeds(source, _MOST_EXAMPLES[calibration])
+        kept = kept_tensors(source, values, _KINDS)
         with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model statically"):
             prepared = _prepared(source, Path(scratch))
             kept_float, options = _of_transformer(prepared) if transformer(source.profile) else ([], {})
+            kept_float += nodes_to_exclude(read_graph(Path(prepared)), kept) if kept else []
             quantize_static(
                 prepared,
                 str(folder / MODEL),
@@ -163,6 +171,7 @@ class OnnxStaticInt8(Quantizer):
                 },
             )
         _require_quantized(folder / MODEL)
+        require_float_onnx(folder / MODEL, kept)
 
 
 def _prepared(source: SourceModel, scratch: Path) -> str:

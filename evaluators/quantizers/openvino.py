@@ -16,7 +16,10 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.kept_float import FLOAT_SHARE, with_share
+from evaluators.quantizers.kept_nodes import kept_tensors, openvino_operators, require_float_openvino
 from evaluators.quantizers.traits import BFLOAT16, FLOAT16, multiplies_bfloat16, saturates, transformer
+from evaluators.sensitivity import KINDS
 from evaluators.source import SourceModel
 from evaluators.stages.export import positional
 from evaluators.target import Target
@@ -83,6 +86,7 @@ class OpenVinoStaticInt8(_OpenVino):
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("preset", ("mixed", "performance"), "mixed", "activations with an offset where it helps, or never"),
         Choice("range", ("mean", "minmax", "quantile"), "mean", "how an activation's range is chosen over the batches"),
+        FLOAT_SHARE,
         FLOAT_PRECISION,
     )
 
@@ -95,6 +99,7 @@ class OpenVinoStaticInt8(_OpenVino):
         """What is not quantized is computed in float32 on processors and in float16 elsewhere, unless there is more."""
         offered = float_precisions(target)
         *own, precision = self.parameters
+        own = list(with_share(own, profile, KINDS))
         if len(offered) == 1 or not isinstance(precision, Choice):
             return tuple(own)
         return (*own, replace(precision, values=offered, default=offered[0]))
@@ -109,13 +114,16 @@ class OpenVinoStaticInt8(_OpenVino):
         nncf.set_log_level(logging.ERROR)
         with converting("nncf cannot quantize the model"):
             batches = list(_feeds(source))
+            model = _converted(source)
+            kept = openvino_operators(model, kept_tensors(source, values, KINDS))
             quantized = nncf.quantize(
-                _converted(source),
+                model,
                 nncf.Dataset(batches),
                 preset=presets[str(values["preset"])],
                 subset_size=len(batches),
                 target_device=nncf.TargetDevice[_NNCF_DEVICES[source.target.device]],
                 model_type=nncf.ModelType.TRANSFORMER if transformer(source.profile) else None,
+                ignored_scope=nncf.IgnoredScope(names=list(kept.values())) if kept else None,
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.FIRST_LAYER if saturates(source.target) else OverflowFix.DISABLE,
                     activations_range_estimator_params=ranges[str(values["range"])],
@@ -123,6 +131,7 @@ class OpenVinoStaticInt8(_OpenVino):
             )
         if not any(operator.get_type_name() == "FakeQuantize" for operator in quantized.get_ops()):
             raise UnsupportedError("nncf found no operator in the model that it can quantize")
+        require_float_openvino(quantized, kept)
         _save(quantized, folder)
 
 

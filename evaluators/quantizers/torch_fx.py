@@ -11,13 +11,16 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.kept_float import FLOAT_SHARE, kept_layers, require_float_modules, with_share
 from evaluators.quantizers.torch_ao import TORCHAO, refuse_dynamic
 from evaluators.quantizers.torch_recipe import Recipe, calibrate, convert, observed
 from evaluators.quantizers.traits import convolutional, linear_or_recurrent, saturates, transformer
+from evaluators.sensitivity import CONVOLUTIONS
 from evaluators.source import SourceModel
 from evaluators.target import Target
 
 _MOST_EXAMPLES = {"histogram": 128, "minmax": 256}
+_KINDS = (*CONVOLUTIONS, "Linear")
 
 
 class EagerDynamicInt8(Quantizer):
@@ -56,13 +59,15 @@ class EagerStaticInt8(Quantizer):
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
         Choice("engine", ("x86", "fbgemm"), "x86", "oneDNN's kernels, or FBGEMM's, faster on small batches"),
         Choice("reduce_range", (True, False), True, "7-bit activations, for processors whose 8-bit products saturate"),
+        FLOAT_SHARE,
     )
 
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         left_out = set() if saturates(target) else {"reduce_range"}
         if _default_engine(target) != "x86":
             left_out.add("engine")
-        return tuple(parameter for parameter in self.parameters if parameter.name not in left_out)
+        left = (parameter for parameter in self.parameters if parameter.name not in left_out)
+        return with_share(left, profile, _KINDS)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         calibration = str(values["calibration"])
@@ -71,12 +76,13 @@ class EagerStaticInt8(Quantizer):
             self.scheme,
             engine=str(values.get("engine", _default_engine(source.target))),
             everything=_everything(profile),
+            kept_float=kept_layers(source, values, _KINDS),
         )
         with converting("torch cannot trace and quantize the model"):
             reduce_range = bool(values.get("reduce_range", False))
             prepared = observed(source.module(), profile.inputs, recipe, calibration, reduce_range=reduce_range)
             activations = calibrate(prepared, source.calibration(limit=_MOST_EXAMPLES[calibration]))
-            convert(prepared)
+            require_float_modules(convert(prepared), recipe.kept_float)
         replace(recipe, activations=activations).write(source.weights(), folder)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
+from evaluators.quantizers.kept_float import require_float_modules
 from evaluators.quantizers.torch_ao import TORCHAO, quantize_dynamically
 from evaluators.structure import Structure, call
 
@@ -37,12 +38,14 @@ class Recipe:
         engine: torch's quantized engine (``x86``, ``fbgemm``, ``qnnpack``), or ``torchao``.
         everything: static only: quantize every operator that can be, not only matrix products and convolutions.
         activations: static only: scale, zero point and range of each observer, by its name in the traced module.
+        kept_float: static only: the names of layers that stay in float.
     """
 
     scheme: str
     engine: str = ""
     everything: bool = False
     activations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept_float: tuple[str, ...] = ()
 
     def write(self, weights: Path, folder: Path) -> None:
         """Write the recipe beside the plan and the float weights, in 16 bits where that is what is computed with.
@@ -54,7 +57,8 @@ class Recipe:
             shutil.copyfile(weights / name, folder / name)
         if self.scheme in HALVES:
             _halve(folder / _MODEL_FILES[1], HALVES[self.scheme])
-        (folder / RECIPE).write_text(json.dumps(asdict(self), sort_keys=True))
+        said = {name: value for name, value in asdict(self).items() if name != "kept_float" or value}
+        (folder / RECIPE).write_text(json.dumps(said, sort_keys=True))
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -82,6 +86,7 @@ def apply_recipe(recipe: Recipe, module: nn.Module, inputs: Structure) -> nn.Mod
             prepared = observed(module, inputs, recipe, "minmax", reduce_range=False)
             _fix(prepared, recipe.activations)
             converted: nn.Module = convert(prepared)
+            require_float_modules(converted, recipe.kept_float)
             return converted
     raise UnsupportedError(f"eager has no scheme {recipe.scheme!r}")
 
@@ -211,6 +216,11 @@ def _mapping(recipe: Recipe, calibration: str, reduce_range: bool) -> Any:
         default_per_channel_weight_observer,
     )
 
+    def keeping(mapping: Any) -> Any:
+        for name in recipe.kept_float:
+            mapping.set_module_name(name, None)
+        return mapping
+
     observer: Any = {"histogram": HistogramObserver, "minmax": MinMaxObserver}[calibration]
     activation = observer.with_args(reduce_range=reduce_range)
     if not recipe.everything:
@@ -219,14 +229,14 @@ def _mapping(recipe: Recipe, calibration: str, reduce_range: bool) -> Any:
         mapping = QConfigMapping().set_global(None)
         for layer in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
             mapping.set_object_type(layer, chosen)
-        return mapping
+        return keeping(mapping)
     mapping = get_default_qconfig_mapping(recipe.engine)
     default: Any = mapping.global_qconfig
     mapping.set_global(default._replace(activation=activation))
     for kind, existing in list(mapping.object_type_qconfigs.items()):
         if existing is not None and existing.activation is default.activation:
             mapping.set_object_type(kind, existing._replace(activation=activation))
-    return mapping
+    return keeping(mapping)
 
 
 def _dynamic(module: nn.Module) -> nn.Module:

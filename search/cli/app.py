@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, bundle, cache, explaining, exporting, fleet, loading, promoting, results, running, ui
+from search.cli import (
+    before,
+    bundle,
+    cache,
+    explaining,
+    exporting,
+    fleet,
+    loading,
+    promoting,
+    results,
+    running,
+    sensing,
+    ui,
+)
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -49,6 +62,10 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         f"paretune check {WORKLOAD}\n\nExit code 0: it can be searched; 2: it breaks the contract.",
     ),
     (before.space, f"paretune space {WORKLOAD}\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8"),
+    (
+        sensing.sensitivity,
+        f"paretune sensitivity {WORKLOAD}\n\nparetune sensitivity {WORKLOAD} --json | jq '.layers\\[:3]'",
+    ),
     (
         running.search,
         f"paretune search {WORKLOAD} --latency-budget 5ms --max-accuracy-drop 0.01\n\n"

@@ -214,6 +214,15 @@ def test_operators_left_in_float_are_counted_with_the_reason() -> None:
     assert attention.startswith("6 of 6 attention operators stayed in float (40% of a call)")
 
 
+def test_layers_that_were_asked_to_stay_in_float_are_not_the_backends_fault() -> None:
+    trial = a_trial(1, a_candidate("openvino", "static_int8", float_share=0.5))
+
+    assert why(trial, ran("convolution", "fp32", 12), ran("convolution", "int8", 9), fallbacks=12) == (
+        "12 of 21 convolutions stayed in float because float_share keeps 50% of the layers in float, those that int8 "
+        "costs most"
+    )
+
+
 def test_dynamic_scales_are_computed_at_every_call() -> None:
     reason = why(int8(scheme="dynamic_int8"), ran("linear", "int8", 7, 0.2, "quantized::linear_dynamic"))
 
