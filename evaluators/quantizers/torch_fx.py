@@ -13,11 +13,19 @@ from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.torch_ao import TORCHAO, refuse_dynamic
 from evaluators.quantizers.torch_recipe import Recipe, calibrate, convert, observed
-from evaluators.quantizers.traits import convolutional, linear_or_recurrent, saturates, transformer
+from evaluators.quantizers.traits import (
+    convolutional,
+    linear_or_recurrent,
+    narrowed_samples,
+    samples,
+    saturates,
+    transformer,
+)
 from evaluators.source import SourceModel
 from evaluators.target import Target
 
-_MOST_EXAMPLES = {"histogram": 128, "minmax": 256}
+_SAMPLES = samples(128, 256)
+_ENGINE = "oneDNN's kernels beside FBGEMM's, one of them alone, or QNNPACK's, which are made for ARM"
 
 
 class EagerDynamicInt8(Quantizer):
@@ -29,6 +37,11 @@ class EagerDynamicInt8(Quantizer):
     scheme: ClassVar[str] = "dynamic_int8"
     backends: ClassVar[tuple[str, ...]] = ("eager",)
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    parameters: ClassVar[tuple[Parameter, ...]] = (Choice("engine", ("x86", "qnnpack"), "x86", _ENGINE),)
+
+    def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
+        """ARM has QNNPACK's kernels only, and CUDA has others altogether."""
+        return self.parameters if target.device == "cpu" and _default_engine(target) == "x86" else ()
 
     def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
         """Between convolutions there is little to quantize, and scales found anew for each call cost time."""
@@ -42,8 +55,11 @@ class EagerDynamicInt8(Quantizer):
         return super().refuse(profile, target)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
-        engine = TORCHAO if source.target.device == "cuda" else _default_engine(source.target)
-        Recipe(self.scheme, engine=engine).write(source.weights(), folder)
+        if source.target.device == "cuda":
+            Recipe(self.scheme, engine=TORCHAO).write(source.weights(), folder)
+            return
+        engine = str(values.get("engine", _default_engine(source.target)))
+        Recipe(self.scheme, engine=engine, packed=True).write(source.weights(), folder, source.module())
 
 
 class EagerStaticInt8(Quantizer):
@@ -54,7 +70,10 @@ class EagerStaticInt8(Quantizer):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
-        Choice("engine", ("x86", "fbgemm"), "x86", "oneDNN's kernels, or FBGEMM's, faster on small batches"),
+        _SAMPLES,
+        Choice("engine", ("x86", "fbgemm", "onednn", "qnnpack"), "x86", _ENGINE),
+        Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor"),
+        Choice("symmetric", (False, True), False, "ranges of activations with zero in their middle"),
         Choice("reduce_range", (True, False), True, "7-bit activations, for processors whose 8-bit products saturate"),
     )
 
@@ -62,7 +81,9 @@ class EagerStaticInt8(Quantizer):
         left_out = set() if saturates(target) else {"reduce_range"}
         if _default_engine(target) != "x86":
             left_out.add("engine")
-        return tuple(parameter for parameter in self.parameters if parameter.name not in left_out)
+        counts = narrowed_samples(_SAMPLES, profile)
+        offered = (counts if parameter is _SAMPLES else parameter for parameter in self.parameters)
+        return tuple(item for item in offered if item is not None and item.name not in left_out)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         calibration = str(values["calibration"])
@@ -71,13 +92,18 @@ class EagerStaticInt8(Quantizer):
             self.scheme,
             engine=str(values.get("engine", _default_engine(source.target))),
             everything=_everything(profile),
+            per_channel=bool(values.get("per_channel", True)),
+            packed=True,
         )
         with converting("torch cannot trace and quantize the model"):
-            reduce_range = bool(values.get("reduce_range", False))
-            prepared = observed(source.module(), profile.inputs, recipe, calibration, reduce_range=reduce_range)
-            activations = calibrate(prepared, source.calibration(limit=_MOST_EXAMPLES[calibration]))
+            prepared = observed(
+                source.module(), profile.inputs, recipe, calibration,
+                reduce_range=bool(values.get("reduce_range", False)), symmetric=bool(values.get("symmetric", False)),
+            )  # fmt: skip
+            limit = int(values.get(_SAMPLES.name, _SAMPLES.default))
+            activations = calibrate(prepared, source.calibration(limit=limit))
             convert(prepared)
-        replace(recipe, activations=activations).write(source.weights(), folder)
+        replace(recipe, activations=activations).write(source.weights(), folder, source.module())
 
 
 def _everything(profile: WorkloadProfile) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evaluators.parameters import Choice
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target
 
@@ -39,3 +40,36 @@ def saturates(target: Target) -> bool:
 def multiplies_bfloat16(target: Target) -> bool:
     """Whether bfloat16 is worth trying first: without matrix units for it, it is slower than fp32 on processors."""
     return target.device != "cpu" or target.has("amx_bf16")
+
+
+def refuse_weight_only(profile: WorkloadProfile) -> str | None:
+    """Return why quantizing weights only makes no sense for the model, or None where linear layers hold its weights.
+
+    Beside linear layers and embeddings nothing but convolutions and recurrent layers has many weights.
+    """
+    if "Linear" not in profile.layers:
+        return "weights alone are quantized in Linear layers, and the model has none"
+    others = [name for name in profile.layers if name.startswith(("Conv", "LazyConv", "LSTM", "GRU", "RNN"))]
+    if others:
+        return (
+            f"weights alone are quantized where Linear layers hold most of them, and the model has {others[0]} layers"
+        )
+    return None
+
+
+def samples(default: int, most: int) -> Choice:
+    """Return the knob of how many calibration examples are read: few, ``default``, and more where that is not all."""
+    return Choice("samples", tuple(sorted({64, default, most})), default, "calibration examples that ranges come from")
+
+
+def narrowed_samples(knob: Choice, profile: WorkloadProfile) -> Choice | None:
+    """Return ``knob`` with the values that read different examples of the split; None where all read the same.
+
+    The largest one that is kept may ask for more examples than there are, and reads them all.
+    """
+    counts = [int(value) for value in knob.values]
+    kept = [count for below, count in zip((0, *counts), counts, strict=False) if below < profile.calibration_examples]
+    if len(kept) < 2:
+        return None
+    default = knob.default if knob.default in kept else kept[-1]
+    return Choice(knob.name, tuple(kept), default, knob.description)
