@@ -40,6 +40,7 @@ class Row:
     scheme: str
     size_bytes: int | None
     share: float | None
+    graph_bytes: int
     why: str = ""
 
     @property
@@ -70,12 +71,13 @@ def rows_of(example: str, workshop: Workshop, backends: Sequence[str]) -> list[R
             answer = workshop.run(PrepareJob(candidate=candidate, profile=profile, home=str(workshop.home)), "prepare")
             if answer.prepared is None:
                 reason = answer.outcome.reason if answer.outcome else "no answer"
-                rows.append(Row(example, backend, scheme, None, None, reason.splitlines()[0][:120]))
+                rows.append(Row(example, backend, scheme, None, None, 0, reason.splitlines()[0][:120]))
                 continue
             size = bundle_bytes(Path(answer.prepared.bundle))
             floats = size if scheme == "fp32" else floats
             why = LEFT_FLOAT.get((example, backend, scheme), "")
-            rows.append(Row(example, backend, scheme, size, size / floats if floats else None, why))
+            graph = graph_bytes(Path(answer.prepared.bundle))
+            rows.append(Row(example, backend, scheme, size, size / floats if floats else None, graph, why))
     return rows
 
 
@@ -86,11 +88,20 @@ def bundle_bytes(bundle: Path) -> int:
     return size_bytes(bundle)
 
 
+def graph_bytes(bundle: Path) -> int:
+    """Return the bytes of what describes the graph beside its weights, where a format keeps the two apart."""
+    from evaluators.bundle import MANIFEST
+
+    texts = (path for path in bundle.rglob("*") if path.suffix in (".xml", ".json") and path.name != MANIFEST)
+    return sum(path.stat().st_size for path in texts)
+
+
 def line(row: Row) -> str:
     """Return a row of the table."""
     size = "–" if row.size_bytes is None else f"{row.size_bytes:,}"
     share = "–" if row.share is None else f"{row.share:.3f}"
-    return f"| {row.example} | {row.backend} | {row.scheme} | {size} | {share} | {row.why or '–'} |"
+    of_graph = f"{row.graph_bytes:,}" if row.graph_bytes else "–"
+    return f"| {row.example} | {row.backend} | {row.scheme} | {size} | {share} | {of_graph} | {row.why or '–'} |"
 
 
 def section(rows: Sequence[Row], command: str) -> str:
@@ -105,7 +116,8 @@ def section(rows: Sequence[Row], command: str) -> str:
         f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: bundles of the examples in bytes",
         f"`{command}`",
         f"{probe_target().name}; {versions}.",
-        "| example | backend | scheme | bytes | share of fp32 | remark |\n| --- | --- | --- | --- | --- | --- |\n"
+        "| example | backend | scheme | bytes | share of fp32 | of which the graph's text | remark |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
         + "\n".join(line(row) for row in rows),
         f"- At most {MOST:.2f} of fp32 where weights are stored in 8 bits or fewer: "
         f"{sum(row.claimed for row in rows)} bundles. "

@@ -20,6 +20,7 @@ from evaluators.source import SourceModel
 from evaluators.target import Target
 
 _BLOCK_OF_INT8 = 128
+_SMALLEST_BLOCK = 16  # MatMulNBits takes powers of two from here
 _COMPUTED = {"fp32": 1, "int8": 4}
 """onnxruntime's ``accuracy_level`` of MatMulNBits by what products are computed in."""
 
@@ -55,15 +56,19 @@ class OnnxWeightInt8(Quantizer):
 
             model = ONNXModel(onnx.load(prepared(source, Path(scratch))))
             model.replace_gemm_with_matmul()
-            quantizer = MatMulNBitsQuantizer(
-                model.model,
-                bits=self.bits,
-                block_size=int(values.get("group_size", _BLOCK_OF_INT8)),
-                is_symmetric=values.get("symmetric", True) is True,
-                accuracy_level=_COMPUTED[str(values["compute"])],
-            )
-            quantizer.process()
-        quantized = quantizer.model.model
+            quantized = model.model
+            blocks = blocks_of(quantized, int(values.get("group_size", _BLOCK_OF_INT8)))
+            for block in sorted(set(blocks.values())):
+                quantizer = MatMulNBitsQuantizer(
+                    quantized,
+                    bits=self.bits,
+                    block_size=block,
+                    is_symmetric=values.get("symmetric", True) is True,
+                    accuracy_level=_COMPUTED[str(values["compute"])],
+                    nodes_to_exclude=[name for name, other in blocks.items() if other != block],
+                )
+                quantizer.process()
+                quantized = quantizer.model.model
         if not any(node.op_type == "MatMulNBits" for node in quantized.graph.node):
             raise UnsupportedError("onnxruntime found no product with constant weights in the model")
         store_tables_in_int8(quantized)
@@ -76,6 +81,24 @@ class OnnxWeightInt4(OnnxWeightInt8):
     scheme: ClassVar[str] = "weight_int4"
     parameters: ClassVar[tuple[Parameter, ...]] = (GROUP_SIZE, _SYMMETRIC, _COMPUTE)
     bits: ClassVar[int] = 4
+
+
+def blocks_of(model: Any, group_size: int) -> dict[str, int]:
+    """Return the inputs that share a scale for each product with constant weights, by the node's name.
+
+    It is the largest power of two up to ``group_size`` that divides the product's inputs, so that no block is padded;
+    where none from 16 does, the smallest. Nodes without a name get one.
+    """
+    rows = {tensor.name: tensor.dims[-2] for tensor in model.graph.initializer if len(tensor.dims) > 1}
+    found: dict[str, int] = {}
+    for index, node in enumerate(model.graph.node):
+        if node.op_type == "MatMul" and node.input[1] in rows:
+            node.name = node.name or f"product_{index}"
+            block = group_size
+            while block > _SMALLEST_BLOCK and rows[node.input[1]] % block:
+                block //= 2
+            found[node.name] = block
+    return found
 
 
 def store_tables_in_int8(model: Any) -> int:

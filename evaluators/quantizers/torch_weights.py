@@ -75,12 +75,12 @@ def _grains(layer: nn.Module, scheme: str, group_size: int) -> dict[str, Grain]:
     kind = type(layer)
     if kind is nn.Embedding:
         return {"weight": Grain(8, "row")}
-    if isinstance(layer, nn.Linear) and kind is nn.Linear:
-        if scheme == "weight_int4":
-            from evaluators.quantizers.weight_layers import fitting_group
+    if isinstance(layer, nn.Linear) and scheme in BITS:
+        from evaluators.quantizers.weight_layers import fitting_group, takes
 
-            group = fitting_group(layer, group_size)
-            return {"weight": Grain(8, "row") if group is None else Grain(4, group)}
+        group = fitting_group(layer, group_size) if BITS[scheme] == 4 else None
+        return {"weight": Grain(8, "row") if group is None else Grain(4, group)} if takes(layer) else {}
+    if kind is nn.Linear:
         return {"weight": Grain(8, "row")}
     if scheme == "static_int8" and kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         return {"weight": Grain(8, "row")}

@@ -17,6 +17,7 @@ INT4_GROUPS = (256, 128, 64, 32)
 """The numbers of columns that torch's kernel for 4 bits can have share a scale."""
 
 _INT4_ROWS = 16  # the kernel takes multiples of so many outputs
+_MOST_INLINED = 8  # constants that inductor writes into its code, where its kernels for int8 do not find them
 
 
 class Int8Linear(nn.Module):
@@ -77,6 +78,14 @@ class Int8Embedding(nn.Module):
         return nn.functional.embedding(ids, self.weight) * nn.functional.embedding(ids, self.scale)
 
 
+def takes(layer: nn.Module) -> bool:
+    """Whether the weights of a layer are quantized: plain linear layers with more than a few outputs.
+
+    A subclass may do anything in its forward, as that of ``MultiheadAttention`` does not call it at all.
+    """
+    return type(layer) is nn.Linear and layer.out_features > _MOST_INLINED
+
+
 def fitting_group(linear: nn.Linear, group_size: int) -> int | None:
     """Return the largest group of inputs up to ``group_size`` that the kernel for 4 bits takes, or None."""
     if linear.out_features % _INT4_ROWS:
@@ -96,10 +105,9 @@ def with_int8_tables(module: nn.Module) -> nn.Module:
 def with_weights_in(module: nn.Module, bits: int, group_size: int) -> nn.Module:
     """Return ``module`` with the weights of its linear layers in 8 or 4 bits; it is changed in place.
 
-    A layer that the kernel for 4 bits does not take has 8. A subclass of ``Linear`` may do anything in its forward, as
-    that of ``MultiheadAttention`` does, and stays.
+    A layer that the kernel for 4 bits does not take has 8.
     """
-    chosen = {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
+    chosen = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and takes(layer)}
     for name, layer in chosen.items():
         group = fitting_group(layer, group_size) if bits == 4 else None
         module = _replaced(module, name, Int8Linear(layer) if group is None else Int4Linear(layer, group))

@@ -39,10 +39,10 @@ class Marked(nn.Linear):
 
 
 def a_model() -> nn.Module:
-    """Linear layers of 64 to 48, 48 to 32 (marked), 32 to 32 and 32 to 7."""
+    """Linear layers of 64 to 48, 48 to 32 (marked), 32 to 32, 32 to 12 and 12 to 7."""
     torch.manual_seed(0)
-    layers = (nn.Linear(64, 48), nn.ReLU(), Marked(48, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 7))
-    return nn.Sequential(*layers).eval().requires_grad_(False)
+    layers = (nn.Linear(64, 48), nn.ReLU(), Marked(48, 32), nn.ReLU(), nn.Linear(32, 32))
+    return nn.Sequential(*layers, nn.Linear(32, 12), nn.Linear(12, 7)).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("grain", GRAINS, ids=str)
@@ -138,17 +138,15 @@ def test_layers_with_few_bits_compute_what_the_floats_do(bits: int, least_db: fl
     assert least_db < sqnr_db([found.numpy()], [wanted.numpy()]) < 80
 
 
-def test_a_layer_that_the_kernel_for_4_bits_does_not_take_has_8() -> None:
-    """Seven outputs are no multiple of 16, and a group of 64 does not fit 32 inputs."""
+def test_a_layer_that_the_kernel_for_4_bits_does_not_take_has_8_and_the_smallest_stay() -> None:
+    """Twelve outputs are no multiple of 16, a group of 64 does not fit 32 inputs, and seven outputs are too few."""
     model = with_weights_in(a_model(), 4, 64)
 
-    assert [type(layer) for layer in (model[0], model[2], model[4], model[5])] == [
-        Int4Linear, Marked, Int4Linear, Int8Linear
-    ]  # fmt: skip
+    kinds = [type(model[index]) for index in (0, 2, 4, 5, 6)]
+    assert kinds == [Int4Linear, Marked, Int4Linear, Int8Linear, nn.Linear]
     assert (model[0].group_size, model[4].group_size) == (64, 32)
-    assert grains_of(a_model(), "weight_int4", 64) == {
-        "0.weight": Grain(4, 64), "4.weight": Grain(4, 32), "5.weight": Grain(8, "row")
-    }  # fmt: skip
+    stored = {"0.weight": Grain(4, 64), "4.weight": Grain(4, 32), "5.weight": Grain(8, "row")}
+    assert grains_of(a_model(), "weight_int4", 64) == stored
 
 
 def test_a_table_in_int8_is_looked_up_row_by_row() -> None:
@@ -234,3 +232,32 @@ def test_tables_of_a_graph_are_stored_in_int8_where_they_are_only_looked_up() ->
     assert {tensor.name for tensor in model.graph.initializer} == {"table_int8", "table_scale", "tied"}
     assert 35 < sqnr_db([found[0]], [wanted[0]]) < 80
     np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_blocks_of_a_product_divide_its_inputs() -> None:
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    from evaluators.quantizers.onnx_weights import blocks_of
+
+    sizes = {"wide": 384, "narrow": 32, "odd": 20, "varies": 0}
+    nodes = [helper.make_node("MatMul", [f"x_{name}", name], [f"y_{name}"], name=name) for name in sizes]
+    weights = [numpy_helper.from_array(np.zeros((size, 8), np.float32), name) for name, size in sizes.items() if size]
+    graph = helper.make_graph(
+        nodes, "products", [helper.make_tensor_value_info("varies", TensorProto.FLOAT, [4, 8])], [], weights
+    )
+
+    blocks = blocks_of(helper.make_model(graph), 128)
+
+    assert blocks == {"wide": 128, "narrow": 32, "odd": 16}
+
+
+@pytest.mark.parametrize(("bytes_", "precision"), [(64 * 48 + 200, "int8"), (64 * 24 + 200, "int4")])
+def test_a_product_with_few_bits_tells_how_many(bytes_: int, precision: str) -> None:
+    from evaluators.diagnosis.onnxruntime import read_profile
+
+    shapes = {"input_type_shape": [{"float": [2, 64]}], "output_type_shape": [{"float": [2, 48]}]}
+    arguments = {"op_name": "MatMulNBits", "node_index": "0", "parameter_size": str(bytes_), **shapes}
+    event = {"cat": "Node", "name": "product_kernel_time", "dur": 5, "args": arguments}
+
+    assert [(item.kind, item.precision) for item in read_profile([event])] == [("linear", precision)]
