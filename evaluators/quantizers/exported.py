@@ -29,7 +29,7 @@ from evaluators.target import Target
 
 PROGRAM = "exported.pt2"
 _BACKENDS = ("inductor",)
-_SAMPLES = samples(128, 256)
+_SAMPLES = samples(128)
 
 
 class InductorFloat32(Quantizer):

@@ -26,7 +26,7 @@ from evaluators.target import Target
 MODEL = "model.onnx"
 _BACKENDS = ("onnxruntime",)
 _COMPUTE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-_SAMPLES = samples(256, 256)
+_SAMPLES = samples(256)
 
 _PER_CHANNEL = Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor")
 _ACTIVATION_TYPE = Choice(

@@ -31,7 +31,7 @@ from evaluators.target import Target
 
 MODEL = "model.xml"
 _BACKENDS = ("openvino",)
-_SAMPLES = samples(256, 256)
+_SAMPLES = samples(256)
 _SMOOTH_QUANT = Choice(
     "smooth_quant", (0.95, 0.5, 0.0), 0.95, "how much of an activation's range moves to weights (SmoothQuant); 0: none"
 )

@@ -24,8 +24,10 @@ from evaluators.quantizers.traits import (
 from evaluators.source import SourceModel
 from evaluators.target import Target
 
-_SAMPLES = samples(128, 256)
+_SAMPLES = samples(128)
 _ENGINE = "oneDNN's kernels beside FBGEMM's, one of them alone, or QNNPACK's, which are made for ARM"
+
+_ENGINES = Choice("engine", ("x86", "fbgemm", "onednn", "qnnpack"), "x86", _ENGINE)
 
 
 class EagerDynamicInt8(Quantizer):
@@ -71,7 +73,7 @@ class EagerStaticInt8(Quantizer):
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
         _SAMPLES,
-        Choice("engine", ("x86", "fbgemm", "onednn", "qnnpack"), "x86", _ENGINE),
+        _ENGINES,
         Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor"),
         Choice("symmetric", (False, True), False, "ranges of activations with zero in their middle"),
         Choice("reduce_range", (True, False), True, "7-bit activations, for processors whose 8-bit products saturate"),
@@ -81,8 +83,8 @@ class EagerStaticInt8(Quantizer):
         left_out = set() if saturates(target) else {"reduce_range"}
         if _default_engine(target) != "x86":
             left_out.add("engine")
-        counts = narrowed_samples(_SAMPLES, profile)
-        offered = (counts if parameter is _SAMPLES else parameter for parameter in self.parameters)
+        own = {_SAMPLES.name: narrowed_samples(_SAMPLES, profile), _ENGINES.name: _engines(target)}
+        offered = (own.get(parameter.name, parameter) for parameter in self.parameters)
         return tuple(item for item in offered if item is not None and item.name not in left_out)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
@@ -110,6 +112,16 @@ def _everything(profile: WorkloadProfile) -> bool:
     """Whether all operators may run in int8: not the normalizations of a transformer, not token ids."""
     floats = all(tensor.dtype.startswith("float") for tensor in profile.inputs.tensors)
     return floats and convolutional(profile) and not transformer(profile)
+
+
+def _engines(target: Target) -> Choice | None:
+    """Return the engines worth trying: oneDNN's alone where 8-bit products do not saturate, else QNNPACK's.
+
+    QNNPACK sums products in 32 bits everywhere; oneDNN without VNNI sums pairs of them in 16.
+    """
+    if _default_engine(target) != "x86":
+        return None
+    return _ENGINES.narrowed(("x86", "fbgemm", "qnnpack" if saturates(target) else "onednn"))
 
 
 def _default_engine(target: Target) -> str:

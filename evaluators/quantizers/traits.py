@@ -57,19 +57,11 @@ def refuse_weight_only(profile: WorkloadProfile) -> str | None:
     return None
 
 
-def samples(default: int, most: int) -> Choice:
-    """Return the knob of how many calibration examples are read: few, ``default``, and more where that is not all."""
-    return Choice("samples", tuple(sorted({64, default, most})), default, "calibration examples that ranges come from")
+def samples(default: int) -> Choice:
+    """Return the knob of how many calibration examples are read: ``default``, or few, which have fewer outliers."""
+    return Choice("samples", (64, default), default, "calibration examples that ranges come from")
 
 
 def narrowed_samples(knob: Choice, profile: WorkloadProfile) -> Choice | None:
-    """Return ``knob`` with the values that read different examples of the split; None where all read the same.
-
-    The largest one that is kept may ask for more examples than there are, and reads them all.
-    """
-    counts = [int(value) for value in knob.values]
-    kept = [count for below, count in zip((0, *counts), counts, strict=False) if below < profile.calibration_examples]
-    if len(kept) < 2:
-        return None
-    default = knob.default if knob.default in kept else kept[-1]
-    return Choice(knob.name, tuple(kept), default, knob.description)
+    """Return ``knob``, or None where the calibration split is so small that its values read the same examples."""
+    return knob if profile.calibration_examples > min(int(value) for value in knob.values) else None
