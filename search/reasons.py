@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evaluators.diagnosis.executed import BITS, COMPUTING, CONVERSIONS, bits_of
+from evaluators.diagnosis.executed import BITS, COMPUTING, CONVERSIONS, bits_of, weights_only
 from evaluators.outcome import Diagnosis, Operators
 from evaluators.quantizers.traits import BFLOAT16, saturates
 from evaluators.target import Target
@@ -103,7 +103,7 @@ def dense_kernels(case: Case) -> str | None:
 
 def nothing_lowered(case: Case) -> str | None:
     """A scheme that changed nothing that computes."""
-    if bits_of(case.scheme) >= 32 or not case.computing() or case.lowered():
+    if bits_of(case.scheme) >= 32 or weights_only(case.scheme) or not case.computing() or case.lowered():
         return None
     count = sum(item.count for item in case.computing())
     return f"none of the {count} operators that compute runs in {case.precision}: all of them stayed in float"
@@ -142,7 +142,7 @@ def slower_kernels(case: Case) -> str | None:
 
 def left_in_float(case: Case) -> str | None:
     """What stayed in float bounds what the rest can gain."""
-    if bits_of(case.scheme) >= 32:
+    if bits_of(case.scheme) >= 32 or weights_only(case.scheme):
         return None
     wide = [item for item in case.computing() if item not in case.lowered()]
     share, count = _share(wide), sum(item.count for item in wide)

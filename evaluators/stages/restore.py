@@ -13,6 +13,7 @@ from typing import Any
 
 from evaluators.bundle.contents.torch_model import SIZES
 from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
+from evaluators.stages.packed import read_tensors
 from evaluators.workload import Workload
 
 WEIGHTS, PLAN = "weights.safetensors", "plan.json"
@@ -74,7 +75,6 @@ def restore_module(workload: Workload, folder: Path) -> Any:
         UnsupportedError: a tensor is neither a parameter nor a buffer.
     """
     import torch
-    from safetensors.torch import load_file
 
     plan = json.loads((folder / PLAN).read_text())
     module = build_model(workload)
@@ -89,7 +89,7 @@ def restore_module(workload: Workload, folder: Path) -> Any:
             if key not in SIZES:
                 raise IntegrityError(f"stored plan sets {key!r} of layer {name!r}, which is no size")
             setattr(_layer(layers, name), key, tuple(value) if isinstance(value, list) else value)
-    tensors = load_file(folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
     for name, source in plan["shared"].items():
         if source not in tensors:
             raise IntegrityError(f"stored plan shares tensor {source!r}, which is not among the stored weights")
