@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from evaluators.frozen import Frozen, digest
+from evaluators.lengths import Lengths
 from evaluators.structure import Structure
 
 
@@ -32,6 +33,7 @@ class WorkloadProfile(Frozen):
         accuracy: mean score of the original model on validation; ``examples`` is their number.
         scored_by: the metric's name, or ``agreement`` where the workload has none.
         per_example: whether scores come one per example (paired comparison is possible).
+        lengths: how long examples are where their length varies; null where it does not, or nobody looked.
     """
 
     name: str
@@ -54,6 +56,7 @@ class WorkloadProfile(Frozen):
     calibration_examples: int
     scored_by: str
     per_example: bool
+    lengths: Lengths | None = None
     problems: tuple[Problem, ...] = ()
 
     @property
