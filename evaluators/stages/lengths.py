@@ -59,7 +59,7 @@ def _axes(inputs: Structure, outputs: Structure) -> dict[str, int]:
 
 def _length(workload: Workload, example: Any, axes: dict[str, int]) -> int:
     arrays = as_arrays(collated([example], workload.collate)[0])
-    found = {arrays[name].shape[axis] for name, axis in axes.items()}
+    found = {int(arrays[name].shape[axis]) for name, axis in axes.items()}
     if len(found) != 1:
         raise _Refused(f"the inputs of one example have the lengths {sorted(found)}, and buckets are by one length")
     return found.pop()

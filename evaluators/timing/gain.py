@@ -76,4 +76,5 @@ def filling_share(batches: Sequence[Arrays], buckets: Buckets) -> float:
     """Return the share of the positions of batches that are filling."""
     name, axis = next(iter(buckets.axes.items()))
     real = sum(int(row_lengths(batch, buckets).sum()) for batch in batches)
-    return round(1 - real / sum(len(batch[name]) * batch[name].shape[axis] for batch in batches), 4)
+    positions = sum(int(len(batch[name]) * batch[name].shape[axis]) for batch in batches)
+    return round(1 - real / positions, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,12 @@ def test_each_model_and_backend_has_a_curve_of_its_own_and_what_was_disturbed_is
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return derive_space(a_profile(), a_target(), only_backends=["eager"], threads=1, batch_sizes=[1, 2, 4, 8, 16, 32])
+    return _unpruned([1, 2, 4, 8, 16, 32])
+
+
+def _unpruned(batch_sizes: list[int]) -> Space:
+    space = derive_space(a_profile(), a_target(), only_backends=["eager"], threads=1, batch_sizes=batch_sizes)
+    return replace(space, amounts={}, pruner_knobs={})
 
 
 def flat_from_4(space: Space) -> Foresight:
@@ -90,12 +96,10 @@ def flat_from_4(space: Space) -> Foresight:
 
 def test_a_larger_batch_than_saturates_is_proposed_only_where_nothing_else_is_left(space: Space) -> None:
     foresight = flat_from_4(space)
-    everything = list(space.candidates())
-    large = [each for each in everything if each.batch_size in (16, 32)]
     known: dict[str, Told | None] = {
-        each.hash: Told((1.0, 0.9), {"failed": 0.0}) for each in everything if each not in large
+        each.hash: Told((1.0, 0.9), {"failed": 0.0}) for each in space.candidates() if each.batch_size < 16
     }
-    left = large[0].model_copy(update={"batch_size": 4})
+    left = space.recipe("eager", "fp32", 4)
     del known[left.hash]
     sampler = Sampler(JointSpace({space.target.name: space}), 0)
 
@@ -144,8 +148,8 @@ def test_a_batch_that_will_not_fit_is_refused_with_what_it_is_known_from() -> No
     assert refused is not None and refused.failure is not None
     assert refused.failure.kind == FailureKind.OUT_OF_MEMORY
     assert refused.failure.reason == (
-        "not tried: a batch of 16 would take about 260 MB, and there are 200 MB: batch 1 took 110 MB, batch 2 took "
-        "120 MB"
+        "not tried: a batch of 16 would take about 260.00 MB, and there are 200.00 MB: batch 1 took 110.00 MB, "
+        "batch 2 took 120.00 MB"
     )
 
 
@@ -184,8 +188,7 @@ def test_a_refused_trial_ends_without_being_run_and_the_search_goes_on(
 
     spec, ledger = a_spec(trials=40, latency_budget_ms=500.0), Ledger.at(tmp_path)
     machine = Hungry(ledger, spec, 0)
-    space = derive_space(a_profile(), a_target(), only_backends=["eager"], threads=1, batch_sizes=[1, 2, 4, 64])
-    loop = a_loop(ledger, spec, machine, space, memory_limit_bytes=300_000_000)
+    loop = a_loop(ledger, spec, machine, _unpruned([1, 2, 4, 64]), memory_limit_bytes=300_000_000)
 
     loop.run()
 
@@ -197,7 +200,7 @@ def test_a_refused_trial_ends_without_being_run_and_the_search_goes_on(
 
 
 def a_loop(ledger: Ledger, spec: Any, machine: Machine, space: Space, **settings: Any) -> TrialLoop:
-    record = ledger.create_search("s", "w", spec.to_json())
+    record = ledger.create_search("w", spec.to_json())
     return TrialLoop(Session(
         record=record, spec=spec, space=JointSpace({space.target.name: space}),
         settings=TrialSettings(profile=a_profile(), constraints=spec.constraints, **settings), ledger=ledger,
