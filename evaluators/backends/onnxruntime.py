@@ -122,7 +122,7 @@ class OnnxRuntime(Backend):
             session = open_session(
                 folder / MODEL, candidate, _level_at_load(candidate), profile=Path(scratch) / "profile"
             )
-            watched = _runner(session, manifest, runner.device)
+            watched: Any = _runner(session, manifest, runner.device)
             again = watched.prepare(batch)
             call_seconds(lambda: watched.run(again))
             events = json.loads(Path(session.end_profiling()).read_text())
