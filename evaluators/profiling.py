@@ -30,6 +30,7 @@ from evaluators.profile import Problem, Prunable, WorkloadProfile, fingerprint_o
 from evaluators.registry import pruners
 from evaluators.scoring import metric_name, output_arrays
 from evaluators.stages.clock import StageClock
+from evaluators.stages.lengths import read_lengths
 from evaluators.stages.prepare import count_flops
 from evaluators.stages.reference import example_file, original_scores
 from evaluators.stages.restore import build_model, layer_sizes, save_model
@@ -63,6 +64,7 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
         return JobResult(problems=tuple(problems))
     with clock.stage("structure"), torch.inference_mode():
         inputs, outputs = _structures(workload, model, splits["validation"])
+        lengths = read_lengths(workload, model, splits["calibration"], inputs, outputs)
         problems += check_scoring(workload)
     with clock.stage("score"):
         facts = _facts(workload, model, hashes)
@@ -97,6 +99,7 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
         calibration_examples=len(splits["calibration"]),
         scored_by=metric_name(workload),
         per_example=workload.metric is not None and original.per_example is not None,
+        lengths=lengths,
         problems=tuple(problems),
         prunable=_prunable(model, collated([splits["validation"][0]] * 2, workload.collate)[0]),
     )

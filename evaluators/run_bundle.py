@@ -20,6 +20,7 @@ from evaluators.backends.base import Runner
 from evaluators.bundle import Manifest, open_bundle
 from evaluators.errors import ParetuneError, UsageError
 from evaluators.frozen import Frozen
+from evaluators.lengths import Buckets
 
 
 class BundleRun(Frozen):
@@ -93,7 +94,7 @@ def run_on(
     scores: dict[str, Any] = {}
     each: np.ndarray | None = None
     if file is not None:
-        outputs = run_rows(runner, rows_of(file, manifest), manifest.candidate.batch_size)
+        outputs = run_rows(runner, rows_of(file, manifest), manifest.candidate.batch_size, manifest.buckets)
     else:
         outputs, scores, each = _score(runner, manifest, str(workload), examples)
     later = runner.seconds[1:]
@@ -149,11 +150,13 @@ def rows_of(file: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     return {name: array.astype(wanted[name].dtype, copy=False) for name, array in arrays.items()}
 
 
-def run_rows(runner: Runner, arrays: dict[str, np.ndarray], batch_size: int) -> list[np.ndarray]:
+def run_rows(
+    runner: Runner, arrays: dict[str, np.ndarray], batch_size: int, buckets: Buckets | None = None
+) -> list[np.ndarray]:
     """Run any number of rows through a bundle that takes ``batch_size`` of them."""
     from evaluators.batching import run_in_batches
 
-    return run_in_batches(runner, arrays, batch_size)
+    return run_in_batches(runner, arrays, batch_size, buckets)
 
 
 def _score(
@@ -162,7 +165,7 @@ def _score(
     """Run the first validation examples; return the outputs, what was scored, and the score of each example."""
     import torch
 
-    from evaluators.batching import as_arrays, example_batches
+    from evaluators.batching import answered_batches, example_batches
     from evaluators.scoring import Scorer, agreement, metric_name, output_arrays
     from evaluators.stages.restore import build_model
     from evaluators.structure import call
@@ -173,11 +176,12 @@ def _score(
     mine, theirs = (Scorer(workload, manifest.outputs, examples) for _ in range(2))
     parts: list[list[np.ndarray]] = []
     agreed: list[np.ndarray] = []
-    batches = example_batches(workload.validation(), workload.collate, manifest.candidate.batch_size, examples)
-    for inputs, targets, real in batches:
+    size = manifest.candidate.batch_size
+    batches = example_batches(workload.validation(), workload.collate, size, examples)
+    for inputs, outputs, targets, real in answered_batches(runner, batches, size, manifest.buckets):
         with torch.inference_mode():
             wanted = [array[:real] for array in output_arrays(call(original, inputs))]
-        found = [array[:real] for array in runner.outputs(runner.run(runner.prepare(as_arrays(inputs))))]
+        found = [array[:real] for array in outputs]
         parts.append(found)
         agreed.append(agreement(found, wanted))
         mine.add(found, targets, real, wanted)

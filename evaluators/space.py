@@ -16,6 +16,7 @@ from evaluators.candidate import Candidate, Pruning, Quantization, Runtime, Scal
 from evaluators.capabilities import Capabilities
 from evaluators.errors import IllegalCandidateError, UsageError
 from evaluators.frozen import Frozen
+from evaluators.lengths import BUCKETS
 from evaluators.parameters import Choice, Number, Parameter, applies, combinations, defaults, written
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
@@ -44,6 +45,7 @@ class Space:
         recipes: which of them a practitioner would try first, by backend.
         knobs: the parameters of each (backend, scheme).
         options: the runtime options of each backend, at any batch size and number of threads.
+        batching: how examples are batched, whatever the backend, where their length varies.
         pruners: the pruners by structure; ``pruner_knobs`` their parameters.
         elsewhere: the target with other versions beside it, by backend that lives in an interpreter of its own.
         threads: the numbers of threads of all backends but those that set their threads themselves.
@@ -62,6 +64,7 @@ class Space:
     exclusions: tuple[Exclusion, ...] = field(default=())
     elsewhere: dict[str, Target] = field(default_factory=dict)
     own_threads: frozenset[str] = frozenset()
+    batching: tuple[Parameter, ...] = ()
 
     def target_of(self, backend: str) -> Target:
         """Return the target with the versions of what is installed beside a backend."""
@@ -91,7 +94,9 @@ class Space:
             pruning = Pruning(structure=structure, amount=amount, **knobs)
         batch_size = int(ask("batch_size", _choice("batch_size", self.batch_sizes)))
         threads = int(ask("threads", _choice("threads", self.threads_of(backend))))
-        runtime = Runtime(threads=threads, **ask_all(backend, self.options_given(backend, batch_size, threads)))
+        batching = {item.name: ask(item.name, item) for item in self.batching_given(batch_size)}
+        options = ask_all(backend, self.options_given(backend, batch_size, threads))
+        runtime = Runtime(threads=threads, **batching, **options)
         return Candidate(target=self.target.name, backend=backend, quantization=quantization, pruning=pruning,
                          batch_size=batch_size, runtime=runtime)  # fmt: skip
 
@@ -102,6 +107,10 @@ class Space:
     def options_given(self, backend: str, batch_size: int, threads: int) -> tuple[Parameter, ...]:
         """Return the runtime options of a backend that make a difference at this batch size with so many threads."""
         return registry.backend(backend).options_given(self.options[backend], batch_size, threads)
+
+    def batching_given(self, batch_size: int) -> tuple[Parameter, ...]:
+        """Return the choices of batching that make a difference: a batch of one is as long as its example."""
+        return self.batching if batch_size > 1 else ()
 
     def choices_of(self, candidate: Candidate) -> dict[str, Scalar]:
         """Return the choices that lead to ``candidate``, by name: what ``walk`` would have been told.
@@ -145,7 +154,7 @@ class Space:
     ) -> Candidate:  # fmt: skip
         offered = self.threads_of(backend)
         count = threads if threads is not None and backend not in self.own_threads else offered[0]
-        options = defaults(self.options_given(backend, batch_size, count))
+        options = defaults((*self.batching_given(batch_size), *self.options_given(backend, batch_size, count)))
         options |= {name: value for name, value in chosen.items() if name in options}
         knobs = self.knobs[backend, scheme]
         return Candidate(
@@ -176,7 +185,7 @@ class Space:
         prunings = 1 + sum(len(self.amounts[s].values) * combinations(self.pruner_knobs[s]) for s in self.amounts)
         return prunings * sum(
             sum(combinations(self.knobs[backend, scheme]) for scheme in schemes)
-            * sum(combinations(self.options_given(backend, batch_size, threads))
+            * sum(combinations((*self.batching_given(batch_size), *self.options_given(backend, batch_size, threads)))
                   for batch_size in self.batch_sizes for threads in self.threads_of(backend))
             for backend, schemes in self.schemes.items()
         )  # fmt: skip
@@ -197,7 +206,7 @@ class Space:
             found += [(f"{structure}.{knob.name}", knob) for knob in self.pruner_knobs[structure]]
         found.append(("batch_size", _choice("batch_size", self.batch_sizes)))
         found.append(("threads", _choice("threads", self._all_threads)))
-        return found
+        return found + [(item.name, item) for item in self.batching]
 
     @property
     def _all_threads(self) -> tuple[int, ...]:
@@ -265,6 +274,9 @@ def derive_space(
     if not schemes:
         raise UsageError("no backend is left: " + "; ".join(f"{item.what}: {item.why}" for item in exclusions))
     pruners = _legal_pruners(profile, target, exclusions)
+    batching = None if profile.lengths is None else profile.lengths.option
+    if profile.lengths is not None and profile.lengths.refused is not None:
+        exclusions.append(Exclusion(what="batches from buckets of similar length", why=profile.lengths.refused))
     return Space(
         target=target,
         schemes=schemes,
@@ -278,6 +290,7 @@ def derive_space(
         exclusions=tuple(exclusions),
         elsewhere=elsewhere,
         own_threads=frozenset(name for name in schemes if target.device in registry.backend(name).own_threads),
+        batching=(batching,) if batching is not None and max(batch_sizes or BATCH_SIZES) > 1 else (),
     )
 
 
@@ -345,6 +358,8 @@ def values_of(candidate: Candidate) -> dict[str, Scalar]:
         f"{candidate.pruning.structure}.recovery": candidate.pruning.recovery,
         f"{candidate.pruning.structure}.recovery_steps": candidate.pruning.recovery_steps,
     }
+    if BUCKETS.name in candidate.runtime.knobs:
+        plain[BUCKETS.name] = candidate.runtime.knobs[BUCKETS.name]
     plain |= {f"{candidate.pruning.structure}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
     plain |= {f"{candidate.backend}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
     prefix = f"{candidate.backend}.{candidate.quantization.scheme}"

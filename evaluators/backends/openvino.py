@@ -16,9 +16,9 @@ from evaluators.backends.openvino_settings import (
     ignored,
     refuse_candidate,
     settings_of,
-    splits,
     streams_of,
 )
+from evaluators.backends.shares import splits
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate
 from evaluators.errors import UnsupportedError

@@ -78,8 +78,9 @@ def _judgement(found: Explanation) -> dict[str, str]:
 
 
 def _time(found: Explanation, spec: SearchSpec) -> dict[str, str]:
+    from search.saturation import show_saturation
     from search.units import show_ms
-    from search.wording import show_interval, show_seconds, training_of
+    from search.wording import show_bucketing, show_interval, show_seconds, training_of
 
     trial = found.trial
     rows = {}
@@ -97,6 +98,10 @@ def _time(found: Explanation, spec: SearchSpec) -> dict[str, str]:
     if found.batch_utilization is not None:
         size = trial.candidate.batch_size
         rows["batch"] = f"{found.batch_utilization:.3g}× the throughput of batch size 1, {size}× at most"
+    if found.curve is not None:
+        rows["batch sizes"] = show_saturation(found.curve)
+    if trial.bucketing is not None:
+        rows["buckets"] = show_bucketing(trial.bucketing)
     return rows
 
 

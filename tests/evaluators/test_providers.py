@@ -88,7 +88,7 @@ def test_providers_are_a_choice_where_there_are_several(monkeypatch: pytest.Monk
         return {option.name: (option.values, option.default) for option in found if isinstance(option, Choice)}
 
     assert choices("onnxruntime-gpu", a_target("cuda-sm90")) == {"provider": (("cuda", "tensorrt"), "cuda")}
-    assert set(choices("onnxruntime", a_target("cpu-avx2"))) == {"graph_optimization"}
+    assert set(choices("onnxruntime", a_target("cpu-avx2"))) == {"graph_optimization", "split_batch"}
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,14 @@ def test_batch_utilization_is_throughput_over_that_at_batch_size_1() -> None:
     assert batch_utilization(other, batch_siblings(other, trials)) is None
 
 
+def test_an_option_that_is_asked_of_larger_batches_only_counts_as_off_at_the_smallest() -> None:
+    one, eight = int8(1, p50=0.4), int8(2, p50=0.8, batch_size=8)
+    runtime = eight.candidate.runtime.model_copy(update={"buckets": 0})
+    eight = eight.model_copy(update={"candidate": eight.candidate.model_copy(update={"runtime": runtime})})
+
+    assert [item.number for item in batch_siblings(eight, [one, eight])] == [1]
+
+
 def test_the_machine_s_lack_of_vnni_comes_before_what_is_less_certain() -> None:
     operators = (ran("convolution", "int8", 9), ran("linear", "fp32", 20))
 
