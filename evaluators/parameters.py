@@ -10,12 +10,17 @@ from evaluators.candidate import Scalar
 
 @dataclass(frozen=True)
 class Choice:
-    """A knob with a short list of values; ``default`` is the known-good one."""
+    """A knob with a short list of values; ``default`` is the known-good one.
+
+    ``unsaid`` is the value that candidates do not write down: what was done before there was this knob, so that a
+    candidate from before it is the same one, under the same hash.
+    """
 
     name: str
     values: tuple[Scalar, ...]
     default: Scalar
     description: str
+    unsaid: Scalar | None = None
 
     def __post_init__(self) -> None:
         if self.default not in self.values:
@@ -26,12 +31,13 @@ class Choice:
         kept = tuple(value for value in self.values if value in values)
         if not kept:
             raise ValueError(f"no value of {self.name} is left: declared {self.values}, allowed {tuple(values)}")
-        return Choice(self.name, kept, self.default if self.default in kept else kept[0], self.description)
+        default = self.default if self.default in kept else kept[0]
+        return Choice(self.name, kept, default, self.description, self.unsaid)
 
 
 @dataclass(frozen=True)
 class Number:
-    """A numeric knob on a grid: ``low``, ``low + step``, … up to ``high``."""
+    """A numeric knob on a grid: ``low``, ``low + step``, … up to ``high``; ``unsaid`` is as that of a ``Choice``."""
 
     name: str
     low: float
@@ -39,6 +45,7 @@ class Number:
     step: float
     default: float
     description: str
+    unsaid: Scalar | None = None
 
     @property
     def values(self) -> tuple[Scalar, ...]:
@@ -55,7 +62,8 @@ def check_values(parameters: Sequence[Parameter], values: dict[str, Scalar], own
     declared = {parameter.name: parameter for parameter in parameters}
     if unknown := sorted(set(values) - set(declared)):
         return f"{owner} has no parameter {unknown[0]!r}; it has {sorted(declared) or 'none'}"
-    if missing := sorted(set(declared) - set(values)):
+    said = {name for name, parameter in declared.items() if parameter.unsaid is None}
+    if missing := sorted(said - set(values)):
         return f"{owner} needs a value for {missing[0]!r}: one of {list(declared[missing[0]].values)}"
     for name, value in values.items():
         if isinstance(declared[name], Choice) and value not in declared[name].values:
@@ -71,3 +79,9 @@ def check_values(parameters: Sequence[Parameter], values: dict[str, Scalar], own
 def defaults(parameters: Sequence[Parameter]) -> dict[str, Scalar]:
     """Return the known-good value of every parameter."""
     return {parameter.name: parameter.default for parameter in parameters}
+
+
+def written(parameters: Sequence[Parameter], values: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Return the values that a candidate writes down: all but those that are unsaid."""
+    unsaid = {parameter.name: parameter.unsaid for parameter in parameters if parameter.unsaid is not None}
+    return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from evaluators.frozen import Frozen, digest
 from evaluators.structure import Structure
 
@@ -14,6 +16,13 @@ class Problem(Frozen):
     level: Literal["error", "warning"]
     what: str
     advice: str = ""
+
+
+class Prunable(Frozen):
+    """What a structure of pruning finds in a model: the sizes that it can cut, one each, or why it finds none."""
+
+    sizes: tuple[int, ...] = ()
+    why_not: str | None = None
 
 
 class WorkloadProfile(Frozen):
@@ -32,6 +41,7 @@ class WorkloadProfile(Frozen):
         accuracy: mean score of the original model on validation; ``examples`` is their number.
         scored_by: the metric's name, or ``agreement`` where the workload has none.
         per_example: whether scores come one per example (paired comparison is possible).
+        prunable: what the pruners that look into the model found, by structure.
     """
 
     name: str
@@ -55,6 +65,7 @@ class WorkloadProfile(Frozen):
     scored_by: str
     per_example: bool
     problems: tuple[Problem, ...] = ()
+    prunable: dict[str, Prunable] = Field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

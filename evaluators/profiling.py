@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ from evaluators.contract import (
 from evaluators.errors import NotFiniteError, UnsupportedError, WorkloadError, ran_out_of_memory
 from evaluators.frozen import digest
 from evaluators.jobs import JobResult, ProfileJob
-from evaluators.profile import Problem, WorkloadProfile, fingerprint_of
+from evaluators.profile import Problem, Prunable, WorkloadProfile, fingerprint_of
+from evaluators.registry import pruners
 from evaluators.scoring import metric_name, output_arrays
 from evaluators.stages.clock import StageClock
 from evaluators.stages.prepare import count_flops
@@ -95,8 +97,22 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
         scored_by=metric_name(workload),
         per_example=workload.metric is not None and original.per_example is not None,
         problems=tuple(problems),
+        prunable=_prunable(model, collated([splits["validation"][0]] * 2, workload.collate)[0]),
     )
     return JobResult(profile=profile)
+
+
+def _prunable(model: Any, example: Any) -> dict[str, Prunable]:
+    """Return what each pruner finds in a copy of the model; one that cannot be looked into cannot be pruned so."""
+    copied, found = copy.deepcopy(model), {}
+    for structure, pruner in pruners().items():
+        try:
+            looked = pruner.look(copied, example)
+        except Exception as error:  # whatever a model's own code raises there is a property of the model
+            looked = Prunable(why_not=f"it cannot be looked into: {type(error).__name__}: {error}")
+        if looked is not None:
+            found[structure] = looked
+    return found
 
 
 def _keep_example(path: Path, inputs: Any) -> None:

@@ -16,7 +16,7 @@ from evaluators.candidate import Candidate, Pruning, Quantization, Runtime, Scal
 from evaluators.capabilities import Capabilities
 from evaluators.errors import IllegalCandidateError, UsageError
 from evaluators.frozen import Frozen
-from evaluators.parameters import Choice, Number, Parameter, defaults
+from evaluators.parameters import Choice, Number, Parameter, defaults, written
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
 from evaluators.quantizers.base import Quantizer
@@ -74,7 +74,8 @@ class Space:
             return parameter.values[0] if len(parameter.values) == 1 else choose(name, parameter)
 
         def ask_all(prefix: str, parameters: Sequence[Parameter]) -> dict[str, Any]:
-            return {parameter.name: ask(f"{prefix}.{parameter.name}", parameter) for parameter in parameters}
+            chosen = {parameter.name: ask(f"{prefix}.{parameter.name}", parameter) for parameter in parameters}
+            return written(parameters, chosen)
 
         backend = str(ask("backend", _choice("backend", tuple(self.schemes))))
         scheme = str(ask(f"{backend}.scheme", _choice("scheme", self.schemes[backend])))
@@ -109,10 +110,10 @@ class Space:
         values = values_of(candidate)
 
         def read(name: str, parameter: Parameter) -> Scalar:
-            if name not in values:
+            if name not in values and parameter.unsaid is None:
                 raise IllegalCandidateError(f"{candidate.label()} has no value for {name}")
-            value = values[name]
-            if value not in parameter.values:
+            value = values.get(name, parameter.unsaid)
+            if value is None or value not in parameter.values:
                 raise IllegalCandidateError(
                     f"{candidate.label()}: {name} is {value!r}, it must be one of {list(parameter.values)}"
                 )
@@ -143,13 +144,14 @@ class Space:
         count = threads if threads is not None and backend not in self.own_threads else offered[0]
         options = defaults(self.options_given(backend, batch_size, count))
         options |= {name: value for name, value in chosen.items() if name in options}
+        knobs = self.knobs[backend, scheme]
         return Candidate(
             target=self.target.name,
             backend=backend,
-            quantization=Quantization(scheme=scheme, **defaults(self.knobs[backend, scheme])),
+            quantization=Quantization(scheme=scheme, **written(knobs, defaults(knobs))),
             pruning=Pruning(**pruning),
             batch_size=batch_size,
-            runtime=Runtime(threads=count, **options),
+            runtime=Runtime(threads=count, **written(self.options_given(backend, batch_size, count), options)),
         )
 
     def candidates(self) -> Iterator[Candidate]:
@@ -257,7 +259,7 @@ def derive_space(
         elsewhere |= {} if beside is target else {name: beside}
     if not schemes:
         raise UsageError("no backend is left: " + "; ".join(f"{item.what}: {item.why}" for item in exclusions))
-    pruners = _legal_pruners(profile, exclusions)
+    pruners = _legal_pruners(profile, target, exclusions)
     return Space(
         target=target,
         schemes=schemes,
@@ -312,10 +314,10 @@ def _legal_schemes(
 _SCHEME_ORDER = {"fp32": 0, "static_int8": 1, "dynamic_int8": 2, "bf16": 3}
 
 
-def _legal_pruners(profile: WorkloadProfile, exclusions: list[Exclusion]) -> dict[str, Pruner]:
+def _legal_pruners(profile: WorkloadProfile, target: Target, exclusions: list[Exclusion]) -> dict[str, Pruner]:
     legal = {}
     for structure, pruner in registry.pruners().items():
-        if (why := pruner.refuse(profile)) is not None:
+        if (why := pruner.refuse_target(target) or pruner.refuse(profile)) is not None:
             exclusions.append(Exclusion(what=f"{structure} pruning", why=why))
         else:
             legal[structure] = pruner

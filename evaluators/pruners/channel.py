@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from evaluators.candidate import Scalar
@@ -10,6 +11,7 @@ from evaluators.errors import UnsupportedError
 from evaluators.parameters import Choice, Number, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
+from evaluators.pruners.data import PruningData
 from evaluators.structure import call, flatten
 
 _ALIGNMENTS = (8, 16, 32)
@@ -44,7 +46,10 @@ class Channel(Pruner):
         fitting = [value for value in _ALIGNMENTS if value < widest] or [_ALIGNMENTS[0]]
         return (alignment.narrowed(fitting), *super().parameters_for(profile)[1:])
 
-    def prune(self, module: Any, example: Any, amount: float, values: dict[str, Scalar]) -> dict[str, Any]:
+    def prune(
+        self, module: Any, example: Any, amount: float, values: dict[str, Scalar], *,
+        data: PruningData | None = None, between: Callable[[Any], None] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Remove channels; every surviving width is a multiple of ``alignment``."""
         reasons: list[str] = []
         before = _parameters(module)

@@ -5,6 +5,7 @@ Dense kernels are no faster for it, and files are no smaller until somebody comp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from evaluators.candidate import Scalar
@@ -12,6 +13,7 @@ from evaluators.errors import UnsupportedError
 from evaluators.parameters import Number
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
+from evaluators.pruners.data import PruningData
 
 _LAYERS = ("Conv1d", "Conv2d", "Conv3d", "Linear")
 
@@ -28,7 +30,10 @@ class Unstructured(Pruner):
             return f"the model has no {', '.join(_LAYERS)} layer"
         return None
 
-    def prune(self, module: Any, example: Any, amount: float, values: dict[str, Scalar]) -> dict[str, Any]:
+    def prune(
+        self, module: Any, example: Any, amount: float, values: dict[str, Scalar], *,
+        data: PruningData | None = None, between: Callable[[Any], None] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Set the globally smallest weights to zero."""
         import torch
         from torch.nn.utils import prune

@@ -12,6 +12,7 @@ from evaluators.candidate import Candidate
 from evaluators.frozen import digest
 from evaluators.jobs import Sourced, SourceJob
 from evaluators.profile import WorkloadProfile
+from evaluators.pruners.data import PruningData
 from evaluators.registry import pruners
 from evaluators.stages.clock import StageClock
 from evaluators.stages.reference import original_scores, reference_outputs
@@ -70,10 +71,14 @@ def _pruned(
         if pruning.structure != "none":
             examples = workload.calibration()
             example = collated([examples[i % len(examples)] for i in range(2)], workload.collate)[0]
-            plan = pruners()[pruning.structure].prune(module, example, pruning.amount, pruning.knobs)
+            learnt = {"data": PruningData(workload)} if reads_data else {}
+            plan = pruners()[pruning.structure].prune(module, example, pruning.amount, pruning.knobs, **learnt)
         save_model(module, sizes, plan, folder)
 
-    recipe = [pruning.structure, pruning.amount, pruning.knobs]
+    reads_data = pruning.structure != "none" and pruners()[pruning.structure].reads_data(pruning.knobs)
+    recipe: list[Any] = [pruning.structure, pruning.amount, pruning.knobs]
+    if reads_data:
+        recipe += [profile.data_digests.get("train"), profile.metric_digest]
     data = profile.data_digests["calibration"]
     key = digest(["prune", profile.model_digest, data, recipe, versions_with("torch-pruning")])
     return clock.noted(cache.get_or_make(key, make, "prune"), "prune")
