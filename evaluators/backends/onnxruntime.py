@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from evaluators.backends import providers
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.backends.placement import require_target
 from evaluators.bundle import Manifest
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.outcome import Diagnosis
@@ -50,6 +51,12 @@ class OnnxRuntime(Backend):
         Choice("provider", tuple(providers.PROVIDERS), "cpu", "what executes the nodes of the graph"),
         GRAPH_OPTIMIZATION,
     )
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "provider": "the onnxruntime that is installed has it not for this target, or has one only",
+            GRAPH_OPTIMIZATION.name: "the highest level is about convolutions on processors, and there are none",
+        }
+    )
     options_at_build: ClassVar[tuple[str, ...]] = ("provider", GRAPH_OPTIMIZATION.name)
 
     def unusable(self, target: Target) -> str | None:
@@ -67,6 +74,9 @@ class OnnxRuntime(Backend):
         choice = (Choice("provider", words, words[0], self.options[0].description),) if len(words) > 1 else ()
         level = (GRAPH_OPTIMIZATION,) if target.device == "cpu" and convolutional(profile) else ()
         return (*choice, *level)
+
+    def refuse_option(self, scheme: str, option: str, value: Scalar, target: str) -> str | None:
+        return providers.refuse_precision(value, scheme, target) if option == "provider" else None
 
     def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:
         import onnx
@@ -140,7 +150,7 @@ def open_session(
     word = providers.provider_of(candidate)
     if word not in providers.PROVIDERS:
         raise UnsupportedError(f"there is no provider {word!r}; known are {', '.join(providers.PROVIDERS)}")
-    if (why := providers.refuse_precision(word, candidate)) is not None:
+    if (why := providers.refuse_precision(word, candidate.quantization.scheme, candidate.target)) is not None:
         raise UnsupportedError(why)
     asked = providers.PROVIDERS[word]
     if asked not in (available := onnxruntime.get_available_providers()):
