@@ -1,6 +1,6 @@
 """Are the candidates that the space calls legal really so? Many are drawn at random, and some of them are built.
 
-    python benchmarks/legality.py --draws 1000 --sample 60 --keep legality.jsonl --minutes 8 --record
+    python -m benchmarks.legality --draws 1000 --sample 60 --keep legality.jsonl --minutes 8 --record
 
 For each example workload: every draw must be accepted by the space, read back to the choices that made it, and keep its
 hash through its JSON. The first distinct ones are prepared and compared with the original model in sandboxes, as a
@@ -23,10 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import report
-from attempts import Trials
-from results import record
-
+from benchmarks import report
+from benchmarks.attempts import Trials
+from benchmarks.results import record
 from evaluators.candidate import Candidate, Scalar, parse_candidate
 from evaluators.outcome import Constraint, FailureKind, Outcome
 from evaluators.parameters import Parameter
@@ -160,7 +159,7 @@ def conclude(found: list[Built], wanted: int, given: argparse.Namespace, facts: 
                 for each in found if each.ended != "built"]  # fmt: skip
     text = "\n".join([
         f"## {facts['date']}: are legal candidates legal?, {facts['processor']}", "",
-        f"`python benchmarks/legality.py {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
+        f"`python -m benchmarks.legality {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
         "| example | drawn, all accepted | of them tried | built and passed parity | the others |",
         "| --- | --- | --- | --- | --- |", *rows, "", *failures, "",
         f"- {good} of {len(found)} ({good / len(found):.1%}) were built and passed parity or were rejected by a gate "

@@ -1,6 +1,6 @@
 """How much faster does an LSTM get? A search of the motion example at batch 1 on one thread.
 
-    python benchmarks/recurrent.py --record
+    python -m benchmarks.recurrent --record
 
 Asked: the best feasible model at least 1.8 times faster than eager fp32, timed in turn with it, with a drop of accuracy
 within 0.01, whichever technique it takes. About 8 minutes on 2 cores. Exit code 0 if so, 1 if not.
@@ -14,11 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import report
-from attempts import reference
-from results import record
-
 import search
+from benchmarks import report
+from benchmarks.attempts import reference
+from benchmarks.results import record
 from search.result import SearchResult
 
 ASKED, MOST_DROP = 1.8, 0.01
@@ -47,7 +46,7 @@ def write(result: SearchResult, facts: dict[str, Any]) -> str:
     counts = result.trials
     return "\n".join([
         f"## {facts['date']}: an LSTM at batch 1 on one thread, {facts['processor']}", "",
-        f"`python benchmarks/recurrent.py {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
+        f"`python -m benchmarks.recurrent {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
         f"- The search: {counts.total} trials ({counts.measured} measured, {counts.rejected} rejected, {counts.failed} "
         f"failed) in {result.elapsed_s:.0f} s.",
         said, f"- **{'Holds' if holds(result) else 'Does not hold'}.**", "",

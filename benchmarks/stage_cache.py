@@ -1,6 +1,6 @@
 """What does the stage cache save? One search of the image example, then the same again, and one at another batch size.
 
-    python benchmarks/stage_cache.py --record
+    python -m benchmarks.stage_cache --record
 
 The second search runs in the same home: evaluations are answered by the ledger (decision 0007). The third is the same
 search in a new home that has a copy of the first one's cache and nothing else, so only stages are answered, and every
@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import report
-from attempts import reference
-from results import record
-
 import search
+from benchmarks import report
+from benchmarks.attempts import reference
+from benchmarks.results import record
 from search import api
 from search.result import TrialResult
 
@@ -121,7 +120,7 @@ def conclude(rows: list[tuple[str, list[TrialResult], float]], given: argparse.N
         )
     text = "\n".join([
         f"## {facts['date']}: what the stage cache saves, {facts['processor']}", "",
-        f"`python benchmarks/stage_cache.py {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
+        f"`python -m benchmarks.stage_cache {' '.join(sys.argv[1:])}`", "", report.machine_line(facts), "",
         "| search | trials | answered by the ledger | stages found done | stages made | seconds | of the first |",
         "| --- | --- | --- | --- | --- | --- | --- |", *lines, "",
         f"- Batch size {given.batch_size}, then {given.other_batch_size}: {len(again)} recoveries and quantizations "

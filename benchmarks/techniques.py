@@ -1,6 +1,6 @@
 """What is each technique worth on each backend? The tables of docs/techniques.md.
 
-    python benchmarks/techniques.py --minutes 8 --record
+    python -m benchmarks.techniques --minutes 8 --record
 
 For each example, every scheme of every backend and every structure of pruning (in fp32, at its known-good settings) is
 built and measured as in a search, or refused with the space's own reason. What was measured is kept in techniques.json,
@@ -68,7 +68,7 @@ def declared(technique: Technique, backend: str) -> bool:
 
 def measure(example: str, cells: Cells, until: float, only: str | None) -> Iterator[None]:
     """Measure what is not known of an example yet; yields after each cell, for it to be kept."""
-    from attempts import Trials
+    from benchmarks.attempts import Trials
 
     size, threads = SETTINGS[example]
     with tempfile.TemporaryDirectory(prefix="techniques-") as home, Trials(Path(home), 600.0) as trials:
@@ -208,7 +208,7 @@ def main() -> int:
     given = parser.parse_args()
     kept, until = read(), time.monotonic() + 60 * given.minutes
     for example in () if given.write else given.example or tuple(SETTINGS):
-        import report
+        from benchmarks import report
 
         facts = report.machine()
         cells = kept.setdefault(example, {}).setdefault("cells", {})
