@@ -48,7 +48,10 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         before.check,
         f"paretune check {WORKLOAD}\n\nExit code 0: it can be searched; 2: it breaks the contract.",
     ),
-    (before.space, f"paretune space {WORKLOAD} --explain\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8"),
+    (
+        before.space,
+        f"paretune space {WORKLOAD} --explain\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8",
+    ),
     (
         running.search,
         f"paretune search {WORKLOAD} --latency-budget 5ms --max-accuracy-drop 0.01\n\n"
