@@ -19,6 +19,7 @@ import pytest
 
 import search
 from evaluators.errors import InfrastructureError, IntegrityError, UsageError
+from evaluators.legality import Pair
 from evaluators.profile import Problem
 from evaluators.space import Exclusion
 from evaluators.target import Accelerator
@@ -590,6 +591,27 @@ def test_space_shows_dimensions_and_exclusions(run: Run, api: FakeApi) -> None:
         r"1,234 candidates[\s\S]+batch_size +8, 1\s+examples per call[\s\S]+openvino +not installed", spoken.out
     )
     assert api.asked[0][-1].batch_size == (1, 8)
+
+
+def test_space_explains_every_pair_of_technique_and_backend(run: Run, api: FakeApi) -> None:
+    common: dict[str, Any] = {"target": "cpu", "kind": "scheme"}
+    api.answer = SPACE.model_copy(update={"pairs": (
+        Pair(**common, backend="eager", technique="fp32", legal=True),
+        Pair(**common, backend="eager", technique="bf16", legal=False, why="cpu has no bf16"),
+        Pair(**common, backend="coreml", technique="fp32", legal=False, why="not a Mac"),
+        Pair(target="cpu", kind="pruning", backend="eager", technique="channel", legal=True),
+        Pair(target="cpu", kind="option", backend="eager", technique="graphs", values=(True,), legal=False, why="no"),
+    )})  # fmt: skip
+
+    spoken = run("space", WORKLOAD, "--explain")
+    told = run("space", WORKLOAD, "--explain", "--json").json
+
+    assert spoken.code == 0
+    lines = [" ".join(line.split()) for line in spoken.out.splitlines()]
+    assert {"fp32 eager", "bf16 – cpu has no bf16", "channel pruning eager", "coreml not a Mac"} <= set(lines)
+    assert "eager graphs True left out: no" in lines
+    assert [pair["legal"] for pair in told["pairs"]] == [True, False, False, True, False]
+    assert api.asked[0][-1] is True
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(run: Run, api: FakeApi) -> None:
