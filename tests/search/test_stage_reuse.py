@@ -37,7 +37,7 @@ def test_a_search_at_another_batch_size_recovers_and_quantizes_nothing_again(
 ) -> None:
     shutil.copytree(tiny_search.home / "cache", tmp_path / "cache")
 
-    later = stages_of(_search(tmp_path, 2, 8))
+    later = stages_of(_search(tmp_path, 2, 6))
 
     assert run_again(first, later) == []
     assert any(stage.name == "quantize" and stage.cached for stage in later)
