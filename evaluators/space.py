@@ -6,7 +6,8 @@ so no two of them can disagree, and a knob that makes no difference to a candida
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,7 @@ class Space:
         elsewhere: the target with other versions beside it, by backend that lives in an interpreter of its own.
         threads: the numbers of threads of all backends but those that set their threads themselves.
         own_threads: those; a candidate of theirs says ``threads`` 1.
+        narrowed: the options of which a scheme does not allow every value, by (backend, scheme, option).
     """
 
     target: Target
@@ -65,6 +67,7 @@ class Space:
     elsewhere: dict[str, Target] = field(default_factory=dict)
     own_threads: frozenset[str] = frozenset()
     batching: tuple[Parameter, ...] = ()
+    narrowed: dict[tuple[str, str, str], Choice] = field(default_factory=dict)
 
     def target_of(self, backend: str) -> Target:
         """Return the target with the versions of what is installed beside a backend."""
@@ -95,8 +98,9 @@ class Space:
         batch_size = int(ask("batch_size", _choice("batch_size", self.batch_sizes)))
         threads = int(ask("threads", _choice("threads", self.threads_of(backend))))
         batching = {item.name: ask(item.name, item) for item in self.batching_given(batch_size)}
-        options = ask_all(backend, self.options_given(backend, batch_size, threads))
-        runtime = Runtime(threads=threads, **batching, **options)
+        options = self.options_given(backend, scheme, batch_size, threads)
+        chosen = {option.name: ask(self.option_name(backend, scheme, option), option) for option in options}
+        runtime = Runtime(threads=threads, **batching, **written(options, chosen))
         return Candidate(target=self.target.name, backend=backend, quantization=quantization, pruning=pruning,
                          batch_size=batch_size, runtime=runtime)  # fmt: skip
 
@@ -104,9 +108,15 @@ class Space:
         """Return the numbers of threads that a backend can be given."""
         return (1,) if backend in self.own_threads else self.threads
 
-    def options_given(self, backend: str, batch_size: int, threads: int) -> tuple[Parameter, ...]:
-        """Return the runtime options of a backend that make a difference at this batch size with so many threads."""
-        return registry.backend(backend).options_given(self.options[backend], batch_size, threads)
+    def options_given(self, backend: str, scheme: str, batch_size: int, threads: int) -> tuple[Parameter, ...]:
+        """Return the options of a backend that make a difference at this setting, with the values the scheme allows."""
+        options = registry.backend(backend).options_given(self.options[backend], batch_size, threads)
+        return tuple(self.narrowed.get((backend, scheme, option.name), option) for option in options)
+
+    def option_name(self, backend: str, scheme: str, option: Parameter) -> str:
+        """Return the name of the choice of an option, which is the scheme's own where that allows not all values."""
+        own = (backend, scheme, option.name) in self.narrowed
+        return f"{backend}.{scheme}.{option.name}" if own else f"{backend}.{option.name}"
 
     def batching_given(self, batch_size: int) -> tuple[Parameter, ...]:
         """Return the choices of batching that make a difference: a batch of one is as long as its example."""
@@ -154,7 +164,8 @@ class Space:
     ) -> Candidate:  # fmt: skip
         offered = self.threads_of(backend)
         count = threads if threads is not None and backend not in self.own_threads else offered[0]
-        options = defaults((*self.batching_given(batch_size), *self.options_given(backend, batch_size, count)))
+        given = (*self.batching_given(batch_size), *self.options_given(backend, scheme, batch_size, count))
+        options = defaults(given)
         options |= {name: value for name, value in chosen.items() if name in options}
         knobs = self.knobs[backend, scheme]
         return Candidate(
@@ -163,7 +174,7 @@ class Space:
             quantization=Quantization(scheme=scheme, **written(knobs, defaults(knobs))),
             pruning=Pruning(**pruning),
             batch_size=batch_size,
-            runtime=Runtime(threads=count, **written(self.options_given(backend, batch_size, count), options)),
+            runtime=Runtime(threads=count, **written(given, options)),
         )
 
     def candidates(self) -> Iterator[Candidate]:
@@ -184,10 +195,11 @@ class Space:
         """The number of candidates."""
         prunings = 1 + sum(len(self.amounts[s].values) * combinations(self.pruner_knobs[s]) for s in self.amounts)
         return prunings * sum(
-            sum(combinations(self.knobs[backend, scheme]) for scheme in schemes)
-            * sum(combinations((*self.batching_given(batch_size), *self.options_given(backend, batch_size, threads)))
+            combinations(self.knobs[backend, scheme])
+            * sum(combinations(
+                (*self.batching_given(batch_size), *self.options_given(backend, scheme, batch_size, threads)))
                   for batch_size in self.batch_sizes for threads in self.threads_of(backend))
-            for backend, schemes in self.schemes.items()
+            for backend, schemes in self.schemes.items() for scheme in schemes
         )  # fmt: skip
 
     def dimensions(self) -> list[tuple[str, Parameter]]:
@@ -197,6 +209,8 @@ class Space:
             found.append((f"{backend}.scheme", _choice("scheme", schemes)))
             for scheme in schemes:
                 found += [(f"{backend}.{scheme}.{knob.name}", knob) for knob in self.knobs[backend, scheme]]
+                own = [self.narrowed.get((backend, scheme, option.name)) for option in self.options[backend]]
+                found += [(f"{backend}.{scheme}.{option.name}", option) for option in own if option is not None]
             found += [(f"{backend}.{option.name}", option) for option in self.options[backend]]
         known = registry.pruners()
         pays = "; ".join(f"{name} pays {known[name].pays}" for name in self.amounts if known[name].pays)
@@ -250,6 +264,7 @@ def derive_space(
     knobs: dict[tuple[str, str], tuple[Parameter, ...]] = {}
     options: dict[str, tuple[Parameter, ...]] = {}
     elsewhere: dict[str, Target] = {}
+    narrowed: dict[tuple[str, str, str], Choice] = {}
     for name in only_backends:
         registry.backend(name)
     for name, backend in registry.backends().items():
@@ -269,6 +284,7 @@ def derive_space(
         schemes[name] = tuple(legal)
         recipes[name] = tuple(scheme for scheme, item in legal.items() if item.known_good(profile, beside))
         options[name] = backend.options_for(profile, beside)
+        narrowed |= _narrowed(backend, legal, options[name], beside, exclusions)
         knobs |= {(name, scheme): quantizer.parameters_for(profile, beside) for scheme, quantizer in legal.items()}
         elsewhere |= {} if beside is target else {name: beside}
     if not schemes:
@@ -289,9 +305,26 @@ def derive_space(
         threads=(threads,) if threads else thread_counts(target.cores),
         exclusions=tuple(exclusions),
         elsewhere=elsewhere,
+        narrowed=narrowed,
         own_threads=frozenset(name for name in schemes if target.device in registry.backend(name).own_threads),
         batching=(batching,) if batching is not None and max(batch_sizes or BATCH_SIZES) > 1 else (),
     )
+
+
+def _narrowed(
+    backend: Backend, schemes: Iterable[str], options: Sequence[Parameter], target: Target,
+    exclusions: list[Exclusion],
+) -> dict[tuple[str, str, str], Choice]:  # fmt: skip
+    """Return the options of which a scheme does not allow every value, with those that it allows."""
+    found = {}
+    for scheme, option in itertools.product(schemes, options):
+        reasons = {value: backend.refuse_option(scheme, option.name, value, target.name) for value in option.values}
+        refused = {value: why for value, why in reasons.items() if why is not None}
+        if refused and isinstance(option, Choice):
+            found[backend.name, scheme, option.name] = option.narrowed([v for v in option.values if v not in refused])
+            owner = f"{backend.name} {scheme} {option.name}"
+            exclusions += [Exclusion(what=f"{owner} {value}", why=why) for value, why in refused.items()]
+    return found
 
 
 def _refused_threads(backend: Backend, target: Target, threads: int | None) -> str | None:
@@ -363,4 +396,5 @@ def values_of(candidate: Candidate) -> dict[str, Scalar]:
     plain |= {f"{candidate.pruning.structure}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
     plain |= {f"{candidate.backend}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
     prefix = f"{candidate.backend}.{candidate.quantization.scheme}"
+    plain |= {f"{prefix}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
     return plain | {f"{prefix}.{knob}": value for knob, value in candidate.quantization.knobs.items()}

@@ -12,6 +12,7 @@ from evaluators import registry
 from evaluators.errors import InfrastructureError, UsageError
 from evaluators.frozen import Frozen
 from evaluators.joint_space import JointSpace, derive_joint_space
+from evaluators.legality import Pair, explain_legality
 from evaluators.parameters import Number
 from evaluators.profile import Problem, WorkloadProfile
 from evaluators.space import Exclusion
@@ -69,7 +70,10 @@ class DimensionReport(Frozen):
 
 
 class SpaceReport(Frozen):
-    """The size of the space, its choices, and what was left out and why."""
+    """The size of the space, its choices, and what was left out and why.
+
+    ``pairs`` are every technique on every backend, legal or refused, where that was asked for.
+    """
 
     workload: str
     target: str
@@ -77,6 +81,7 @@ class SpaceReport(Frozen):
     size: int
     dimensions: tuple[DimensionReport, ...]
     exclusions: tuple[Exclusion, ...]
+    pairs: tuple[Pair, ...] = ()
 
 
 class StatusReport(Frozen):
@@ -178,15 +183,15 @@ def check(workload: str, home: Path, sandbox: Sandbox | None = None) -> CheckRep
     )
 
 
-def space(workload: str, home: Path, spec: SearchSpec | None = None) -> SpaceReport:
-    """Describe the space of a workload on this machine."""
+def space(workload: str, home: Path, spec: SearchSpec | None = None, *, explain: bool = False) -> SpaceReport:
+    """Describe the space of a workload on this machine; ``explain`` every pair of technique and backend."""
     found = check(workload, home)
     if found.profile is None:
         raise UsageError("; ".join(problem.what for problem in found.problems))
     legal = space_of(found.profile, spec, home)
     return SpaceReport(
         workload=found.profile.name, target=",".join(legal.targets), targets=legal.targets, size=legal.size,
-        dimensions=_dimensions(legal), exclusions=legal.exclusions,
+        dimensions=_dimensions(legal), exclusions=legal.exclusions, pairs=explain_legality(legal) if explain else (),
     )  # fmt: skip
 
 

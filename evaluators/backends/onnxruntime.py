@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.backends.placement import require_target
 from evaluators.backends.shares import splits
 from evaluators.bundle import Manifest
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.outcome import Diagnosis
@@ -58,6 +59,12 @@ class OnnxRuntime(Backend):
         SPLIT_BATCH,
     )
     options_at_build: ClassVar[tuple[str, ...]] = ("provider", GRAPH_OPTIMIZATION.name, SPLIT_BATCH.name)
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "provider": "the onnxruntime that is installed has it not for this target, or has one only",
+            GRAPH_OPTIMIZATION.name: "the highest level is about convolutions on processors, and there are none",
+        }
+    )
 
     def unusable(self, target: Target) -> str | None:
         if (why := super().unusable(target)) is not None or providers.offered(target, _DISTRIBUTION):
@@ -78,6 +85,9 @@ class OnnxRuntime(Backend):
 
     def options_given(self, options: tuple[Parameter, ...], batch_size: int, threads: int) -> tuple[Parameter, ...]:
         return tuple(option for option in options if option.name != SPLIT_BATCH.name or splits(batch_size, threads))
+
+    def refuse_option(self, scheme: str, option: str, value: Scalar, target: str) -> str | None:
+        return providers.refuse_precision(value, scheme, target) if option == "provider" else None
 
     def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:
         import onnx
@@ -154,7 +164,7 @@ def open_session(
     word = providers.provider_of(candidate)
     if word not in providers.PROVIDERS:
         raise UnsupportedError(f"there is no provider {word!r}; known are {', '.join(providers.PROVIDERS)}")
-    if (why := providers.refuse_precision(word, candidate)) is not None:
+    if (why := providers.refuse_precision(word, candidate.quantization.scheme, candidate.target)) is not None:
         raise UnsupportedError(why)
     asked = providers.PROVIDERS[word]
     if asked not in (available := onnxruntime.get_available_providers()):

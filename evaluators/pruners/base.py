@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from evaluators.candidate import Scalar
@@ -21,6 +22,7 @@ class Pruner(ABC):
         structure: the word used in candidates.
         amount: the share of what it removes, as a searched number.
         parameters: its other knobs; their defaults are the known-good recipe.
+        left_out: why a knob, or values of it, are not offered where they are not, by the knob's name.
         needs: features that the target must have, any one of which is enough.
         pays: what it is good for, and what not, in one sentence.
     """
@@ -28,6 +30,7 @@ class Pruner(ABC):
     structure: ClassVar[str]
     amount: ClassVar[Number]
     parameters: ClassVar[tuple[Parameter, ...]] = ()
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType({})
     needs: ClassVar[tuple[str, ...]] = ()
     pays: ClassVar[str] = ""
 

@@ -61,7 +61,10 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         before.check,
         f"paretune check {WORKLOAD}\n\nExit code 0: it can be searched; 2: it breaks the contract.",
     ),
-    (before.space, f"paretune space {WORKLOAD}\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8"),
+    (
+        before.space,
+        f"paretune space {WORKLOAD} --explain\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8",
+    ),
     (
         sensing.sensitivity,
         f"paretune sensitivity {WORKLOAD}\n\nparetune sensitivity {WORKLOAD} --json | jq '.layers\\[:3]'",

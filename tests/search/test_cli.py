@@ -19,6 +19,7 @@ import pytest
 
 import search
 from evaluators.errors import InfrastructureError, IntegrityError, UsageError
+from evaluators.legality import Pair
 from evaluators.profile import Problem
 from evaluators.sensitivity import LayerNoise, ranked
 from evaluators.space import Exclusion
@@ -606,6 +607,27 @@ def test_sensitivity_shows_the_worst_layer_first(run: Run, api: FakeApi) -> None
     assert told.json["layers"][0] == {
         "name": "stem", "kind": "Conv2d", "parameters": 1440, "sqnr_db": 30.0, "noise_share": 1.0
     }  # fmt: skip
+
+
+def test_space_explains_every_pair_of_technique_and_backend(run: Run, api: FakeApi) -> None:
+    common: dict[str, Any] = {"target": "cpu", "kind": "scheme"}
+    api.answer = SPACE.model_copy(update={"pairs": (
+        Pair(**common, backend="eager", technique="fp32", legal=True),
+        Pair(**common, backend="eager", technique="bf16", legal=False, why="cpu has no bf16"),
+        Pair(**common, backend="coreml", technique="fp32", legal=False, why="not a Mac"),
+        Pair(target="cpu", kind="pruning", backend="eager", technique="channel", legal=True),
+        Pair(target="cpu", kind="option", backend="eager", technique="graphs", values=(True,), legal=False, why="no"),
+    )})  # fmt: skip
+
+    spoken = run("space", WORKLOAD, "--explain")
+    told = run("space", WORKLOAD, "--explain", "--json").json
+
+    assert spoken.code == 0
+    lines = [" ".join(line.split()) for line in spoken.out.splitlines()]
+    assert {"fp32 eager", "bf16 – cpu has no bf16", "channel pruning eager", "coreml not a Mac"} <= set(lines)
+    assert "eager graphs True left out: no" in lines
+    assert [pair["legal"] for pair in told["pairs"]] == [True, False, False, True, False]
+    assert api.asked[0][-1] is True
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(run: Run, api: FakeApi) -> None:
