@@ -38,7 +38,7 @@ def sensitivity(job: SensitivityJob, clock: StageClock) -> tuple[LayerSensitivit
     import torch
 
     from evaluators.stages.source import StagedSource
-    from evaluators.stages.sourcing import source_weights
+    from evaluators.stages.sourcing import Sourcing
 
     home, profile = Path(job.home), job.profile
     cache = StageCache(home / "cache" / "stages")
@@ -47,7 +47,7 @@ def sensitivity(job: SensitivityJob, clock: StageClock) -> tuple[LayerSensitivit
     torch.set_num_threads(probe_processor().cores)
     target = probe_processor()
     candidate = Candidate(target=target.name, backend="eager")
-    weights = source_weights(workload, candidate, profile, cache, clock, seed=0)
+    weights = Sourcing(workload, profile, cache, clock, seed=0).weights(candidate)
     with clock.stage("sensitivity"):
         layers = StagedSource(workload, profile, weights, cache, candidate.batch_size, target).sensitivity()
     if not layers:

@@ -19,7 +19,7 @@ from evaluators.registry import backend, quantizers
 from evaluators.stages.build_target import build_target
 from evaluators.stages.clock import StageClock
 from evaluators.stages.source import StagedSource
-from evaluators.stages.sourcing import source_weights
+from evaluators.stages.sourcing import Sourcing
 from evaluators.target import probe_target
 from evaluators.testing import conformance
 from evaluators.testing.computing import sqnr_db
@@ -43,7 +43,7 @@ def quantized(backend_name: str, share: float, home: Path, folder: Path) -> Stag
         pytest.skip(why)
     cache = StageCache(home / "cache" / "stages")
     clock = StageClock(lambda _: None)
-    weights = source_weights(workload, Candidate(target=target.name, backend="eager"), profile, cache, clock, 0)
+    weights = Sourcing(workload, profile, cache, clock, 0).weights(Candidate(target=target.name, backend="eager"))
     source = StagedSource(workload, profile, weights, cache, 4, target)
     values = {knob.name: knob.default for knob in quantizer.parameters_for(profile, target)}
     folder.mkdir()
