@@ -84,8 +84,6 @@ def _scheduler(
             """Nothing is kept beside the ledger."""
 
         def tick(self, *arguments: Any, **named: Any) -> float:
-            now = time.time()
-            self._rung = {name: when for name, when in self._rung.items() if now - when < again_s}
             self.data = {each.name: self._entry(each) for each in known()}
             self._heap = None
             return float(super().tick(*arguments, **named))
@@ -93,7 +91,9 @@ def _scheduler(
         def _entry(self, each: Recurring) -> Any:
             if each.target not in app.amqp.queues:
                 app.amqp.queues.add(Queue(each.target))
-            last = max(each.done_at, self._rung.get(each.name, 0.0))
+            rung = self._rung.get(each.name, 0.0)
+            # Until it is done it is due again after ``again_s``, however often it is to be done.
+            last = each.done_at if each.done_at >= rung else rung + again_s - every_s
             return ScheduleEntry(
                 name=each.name, task=task, args=(each.name, each.done_at), schedule=timedelta(seconds=every_s),
                 last_run_at=datetime.fromtimestamp(last, UTC), app=app,
