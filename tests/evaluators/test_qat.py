@@ -204,7 +204,7 @@ def test_one_training_serves_all_backends_and_batch_sizes_and_each_runs_its_resu
 
 def test_a_candidate_is_trained_after_it_recovered(home: Path, profile: WorkloadProfile) -> None:
     space = derive_space(profile, probe_target(), only_backends=["eager"])
-    pruning = {"structure": "unstructured", "amount": 0.5, "recovery_steps": 50}
+    pruning = {"structure": "unstructured", "amount": 0.5, "recovery_steps": 4}
     candidate = space.recipe("eager", "qat_int8", 1, **pruning)
     assert candidate == Candidate.model_validate(candidate.to_json()) and candidate.pruning == Pruning(**pruning)
 

@@ -399,8 +399,9 @@ def test_a_view_with_nothing_to_show_is_refused(started: Started, client: Any, v
 
 def test_keys_and_tags_hold_what_third_parties_name_as_they_like() -> None:
     trial = a_trial(1, a_candidate("mine", "odd", **{"a:b{c}": "x" * 7000}))
-    trial = trial.model_copy(update={"stage_seconds": {"my stage: 1 %": 0.5}})
+    trial = trial.model_copy(update={"stage_seconds": {"my stage: 1 %": 0.5}, "training_seconds": {"recover": 72.5}})
     assert "stage/my stage_ 1 __s" in metrics_of(trial)
+    assert metrics_of(trial)["cost/training_recover_s"] == 72.5
     assert "quantization.a_b_c_" in params_of(trial.candidate)
     assert all(len(value) <= 5000 for value in tags_of(trial, "s").values())
     assert clipped("short") == "short"

@@ -97,7 +97,10 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
         bundle = json.dumps({"act": knobs.get("measure", ""), "env": os.environ["OMP_NUM_THREADS"]})
         if knobs.get("prepare") == "reject":
             return JobResult(outcome=REJECTED)
-        return JobResult(prepared=Prepared(bundle=bundle, stage_seconds={"build": 1.0}, cached_stages=("prune",)))
+        made = Prepared(
+            bundle=bundle, stage_seconds={"build": 1.0}, cached_stages=("prune",), training_seconds={"recover": 60.0}
+        )
+        return JobResult(prepared=made)
     if isinstance(job, CompareJob):
         act(Path(job.bundles[0]).name, Path(job.home))
         rounds = job.protocol.rounds

@@ -55,7 +55,7 @@ def test_a_trial_is_prepared_measured_and_finished(
     assert outcome is not None and outcome == ledger.trial(trial.id).outcome
     assert outcome.kind == "measured" and outcome.evidence.size_bytes == 3, "measured with the candidate's threads"
     assert outcome.stage_seconds == {"build": 1.0, "latency": 2.0}
-    assert outcome.cached_stages == ("prune",)
+    assert outcome.cached_stages == ("prune",) and outcome.training_seconds == {"recover": 60.0}
     assert outcome.bundle is not None and f'"env": "{len(os.sched_getaffinity(0))}"' in outcome.bundle
     assert outcome.evaluation_key == "key" and outcome.reproduce is None
     assert (tmp_path / "jobs" / trial.search_id / "0-1" / "measure" / "result.json").exists()
