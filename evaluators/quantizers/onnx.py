@@ -19,6 +19,7 @@ from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.kept_float import FLOAT_SHARE, with_share
 from evaluators.quantizers.kept_nodes import kept_tensors, nodes_to_exclude, read_graph, require_float_onnx
+from evaluators.quantizers.onnx_smooth import smooth
 from evaluators.quantizers.onnx_weights import store_tables_in_int8
 from evaluators.quantizers.traits import convolutional, narrowed_samples, samples, saturates, transformer
 from evaluators.sensitivity import CONVOLUTIONS
@@ -31,6 +32,9 @@ _BACKENDS = ("onnxruntime",)
 _COMPUTE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _KINDS = (*CONVOLUTIONS, "Linear")
 _SAMPLES = samples(256)
+_SMOOTH_QUANT = Choice(
+    "smooth_quant", (0.0, 0.5), 0.0, "how much of an activation's range moves to weights (SmoothQuant); 0: none"
+)
 
 _PER_CHANNEL = Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor")
 _ACTIVATION_TYPE = Choice(
@@ -125,14 +129,15 @@ class OnnxStaticInt8(Quantizer):
         _ACTIVATION_TYPE,
         Choice("format", ("qdq", "qoperator"), "qdq", "how int8 operators are written, which decides what is fused"),
         Choice("operators", ("all", "compute"), "all", "what runs in int8: all, or matrix products and convolutions"),
+        _SMOOTH_QUANT,
         _REDUCE_RANGE,
         FLOAT_SHARE,
     )
 
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         left_out = set() if saturates(target) else {"reduce_range"}
-        if transformer(profile):
-            left_out |= {"operators", "format"}  # see _of_transformer
+        # For the first two see _of_transformer; only a transformer has layer normalizations before its products.
+        left_out |= {"operators", "format"} if transformer(profile) else {_SMOOTH_QUANT.name}
         if (counts := narrowed_samples(_SAMPLES, profile)) is None:
             left_out.add(_SAMPLES.name)
         own = {_SAMPLES.name: counts}
@@ -154,6 +159,8 @@ class OnnxStaticInt8(Quantizer):
         kept = kept_tensors(source, values, _KINDS)
         with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model statically"):
             floats = prepared(source, Path(scratch))
+            if alpha := float(values.get(_SMOOTH_QUANT.name, 0.0)):
+                smooth(Path(floats), batches, alpha)
             kept_float, options = _of_transformer(floats) if transformer(source.profile) else ([], {})
             kept_float += nodes_to_exclude(read_graph(Path(floats)), kept) if kept else []
             quantize_static(

@@ -149,7 +149,7 @@ class OpenVinoStaticInt8(_OpenVino):
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.FIRST_LAYER if saturates(source.target) else OverflowFix.DISABLE,
                     activations_range_estimator_params=ranges[str(values["range"])],
-                    weights_quantization_params=QuantizationParameters(per_channel=False if whole else None),
+                    weights_quantization_params=QuantizationParameters(per_channel=False) if whole else None,
                     disable_bias_correction=values.get("bias_correction", "fast") == "none",
                     smooth_quant_alphas=_smoothing(values),
                 ),

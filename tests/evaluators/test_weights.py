@@ -253,3 +253,10 @@ def test_a_product_with_few_bits_tells_how_many(bytes_: int, precision: str) -> 
     event = {"cat": "Node", "name": "product_kernel_time", "dur": 5, "args": arguments}
 
     assert [(item.kind, item.precision) for item in read_profile([event])] == [("linear", precision)]
+
+
+@pytest.mark.parametrize(("scheme", "fallbacks"), [("weight_int4", 0), ("static_int8", 1)])
+def test_products_in_float_are_what_quantizing_weights_alone_asks_for(scheme: str, fallbacks: int) -> None:
+    from evaluators.diagnosis.executed import Executed, summarize
+
+    assert summarize([Executed("linear", "bf16"), Executed("linear", "int8")], scheme).fallbacks == fallbacks
