@@ -227,6 +227,6 @@ def test_topics_are_shared_by_candidates_with_the_same_beginning() -> None:
     assert same(runtime=Runtime(threads=2)) == set(DEPENDS) - {"build"}
     assert same(quantization=Quantization(scheme="bf16")) == set(DEPENDS) - {"build", "quantize"}
     assert same(backend="onnxruntime") == set(DEPENDS) - {"build", "quantize"}
-    assert same(batch_size=8) == {"prune", "recover", "counts"}
+    assert same(batch_size=8) == {"prune", "recover", "counts", "sensitivity"}
     assert same(pruning=Pruning()) == {"reference"}
     assert not set(topics(base, PROFILE, 0).values()) & set(topics(base, PROFILE, 1).values())
