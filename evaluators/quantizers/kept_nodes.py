@@ -19,6 +19,20 @@ from evaluators.source import SourceModel
 COMPUTING = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU"})
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _OPENVINO_COMPUTING = ("Convolution", "MatMul", "LSTMSequence", "GRUSequence", "LSTMCell", "GRUCell")
+_INTEGERS = ("i8", "u8", "i4", "u4")
+_ON_THE_WAY = (
+    "Convert",
+    "Multiply",
+    "Subtract",
+    "Transpose",
+    "Split",
+    "VariadicSplit",
+    "Concat",
+    "Squeeze",
+    "Unsqueeze",
+)
+"""What stands between a constant weight and the operator that reads it."""
+
 _DEEPEST = 4
 """How many operators OpenVINO may put after the computing one of an ONNX node: bias, transposition."""
 
@@ -145,5 +159,14 @@ def require_float_openvino(model: Any, operators: Mapping[str, str]) -> None:
     named = {op.get_friendly_name(): op for op in model.get_ops()}
     for layer, name in operators.items():
         weights = [value.get_node() for value in named[name].input_values()[1:]] if name in named else []
-        if not weights or any(str(each.get_type_name()) == "FakeQuantize" for each in weights):
+        if not weights or any(_holds_integers(each) for each in weights):
             raise UnsupportedError(f"layer {layer!r} was to stay in float, and nncf quantized it")
+
+
+def _holds_integers(operator: Any) -> bool:
+    """Whether a weight is rounded to integers where it is read: they are kept as such, and scaled on the way."""
+    kind = str(operator.get_type_name())
+    if kind == "Constant":
+        return str(operator.get_element_type().get_type_name()) in _INTEGERS
+    above = (value.get_node() for value in operator.input_values()) if kind in _ON_THE_WAY else ()
+    return kind == "FakeQuantize" or any(_holds_integers(each) for each in above)

@@ -13,7 +13,7 @@ from torch import nn
 from evaluators.cache import StageCache
 from evaluators.candidate import Candidate
 from evaluators.errors import UnsupportedError
-from evaluators.quantizers.kept_float import require_float_modules, require_float_nodes
+from evaluators.quantizers.kept_float import require_float_nodes
 from evaluators.quantizers.kept_nodes import layer_tensors, nodes_to_exclude, openvino_operators
 from evaluators.registry import backend, quantizers
 from evaluators.stages.build_target import build_target
@@ -86,14 +86,10 @@ def openvino_outputs(folder: Path, source: StagedSource) -> tuple[Any, set[str]]
     import openvino
 
     model = openvino.Core().read_model(str(folder / "model.xml"))
-    kept = set()
-    for operator in model.get_ops():
-        if operator.get_type_name() in ("Convolution", "MatMul"):
-            weight = operator.input_value(1).get_node()
-            shape = tuple(weight.get_output_shape(0)) if weight.get_type_name() != "FakeQuantize" else None
-            kept |= {name for name, layer in source.module().named_modules()
-                     if name in LAYERS and shape in (tuple(layer.weight.shape), tuple(layer.weight.T.shape))
-                     }  # fmt: skip
+    shapes = {tuple(layer.weight.shape): name for name, layer in source.module().named_modules() if name in LAYERS}
+    computing = [each for each in model.get_ops() if each.get_type_name() in ("Convolution", "MatMul")]
+    weights = [each.input_value(1).get_node() for each in computing]  # those of int8 are scaled by a Multiply
+    kept = {shapes[tuple(each.get_output_shape(0))] for each in weights if each.get_type_name() == "Constant"}
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return (lambda images: compiled(images.numpy())[0]), kept
 
@@ -180,11 +176,23 @@ def test_a_layer_that_openvino_does_not_tell_of_is_refused() -> None:
         openvino_operators(model, {"head": ["output"]})
 
 
-def test_a_layer_that_was_quantized_all_the_same_is_an_error() -> None:
-    module = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear})
+@pytest.mark.parametrize(
+    ("name", "excluding"),
+    [
+        ("eager", "torch.ao.quantization.QConfigMapping.set_module_name"),
+        ("inductor", "evaluators.quantizers.exported.exported_paths"),
+        ("onnxruntime", "evaluators.quantizers.onnx.nodes_to_exclude"),
+        ("openvino", "nncf.IgnoredScope"),
+    ],
+)
+def test_a_layer_that_was_quantized_all_the_same_is_an_error(
+    name: str, excluding: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(excluding.partition(".")[0])
+    monkeypatch.setattr(excluding, lambda *_, **__: None if name == "openvino" else [])
 
-    with pytest.raises(UnsupportedError, match="'0' was to stay in float, and torch made it Linear"):
-        require_float_modules(module, ["0"])
+    with pytest.raises(UnsupportedError, match="layer 'stem' was to stay in float, and "):
+        quantized(name, 0.1, home, tmp_path / "all")
 
 
 def test_a_layer_that_an_exported_program_does_not_tell_of_is_refused() -> None:
