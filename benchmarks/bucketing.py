@@ -1,9 +1,9 @@
 """What do batches from buckets of similar length gain over batches as examples come?
 
-    PARETUNE_TEXT_ASSETS=... python benchmarks/bucketing.py --rounds 8 --record
+    PARETUNE_TEXT_ASSETS=... python benchmarks/bucketing.py --record
 
 A model of the text example on each backend runs the same documents in batches as they come, each filled up to its
-longest, and in batches from 2, 4 and 8 buckets, filled up to their edges. The two take turns call by call, in a process
+longest, and in batches from 4 and 8 buckets, filled up to their edges. The two take turns call by call, in a process
 of its own for each backend; a round is all documents both ways. The edges are chosen from calibration, the documents
 are validation's. Asked: at least 1.3 times the documents per second on every backend, with the whole interval, for the
 best number of buckets. Exit code 0 if that holds and every document got its own answer, 1 if not.
@@ -113,11 +113,11 @@ def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=["eager fp32", "onnxruntime fp32", "openvino fp32"])
-    parser.add_argument("--buckets", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--buckets", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--examples", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--record", action="store_true", help="append the result to RESULTS.md")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()

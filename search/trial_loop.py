@@ -177,6 +177,8 @@ class TrialLoop:
         self._conclude(record.number)
 
     def _took(self, candidate: Candidate, seconds: float) -> None:
+        if not seconds:  # it was refused without being run
+            return
         key = (candidate.target, candidate.backend)
         count, total = self._seconds.get(key, (0, 0.0))
         self._seconds[key] = (count + 1, total + seconds)
