@@ -295,6 +295,7 @@ class Evidence(Frozen):
 
     ``peak_memory_bytes`` is the resident memory of loading the bundle and running it, ``device_memory_bytes`` that of
     an accelerator; ``energy_j`` is the energy of one call with the whole batch, where the machine tells it.
+    ``size_compressed_bytes`` is the size of the bundle's files once deflated: what zeros among weights save.
     """
 
     latency: LatencyEvidence | None = None
@@ -303,6 +304,7 @@ class Evidence(Frozen):
     accuracy: AccuracyEvidence | None = None
     parity: ParityEvidence | None = None
     size_bytes: int | None = None
+    size_compressed_bytes: int | None = None
     peak_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
     energy_j: float | None = None

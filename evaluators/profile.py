@@ -19,9 +19,13 @@ class Problem(Frozen):
 
 
 class Prunable(Frozen):
-    """What a structure of pruning finds in a model: the sizes that it can cut, one each, or why it finds none."""
+    """What a structure of pruning finds in a model: the sizes that it can cut, one each, or why it finds none.
+
+    ``beside`` are sizes that a knob of it cuts along with them.
+    """
 
     sizes: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
     why_not: str | None = None
 
 

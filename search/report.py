@@ -248,6 +248,7 @@ def _comparison(result: SearchResult) -> dict[str, Any]:
          lambda trial: show_speedup(trial.speedup.value if trial.speedup else None),
          lambda trial: show_ratios(trial.speedup.ci95) if trial.speedup else ""),
         ("size on disk", lambda trial: show_bytes(trial.size_bytes), lambda trial: ""),
+        ("size compressed", lambda trial: show_bytes(trial.size_compressed_bytes), lambda trial: ""),
         ("peak memory", lambda trial: show_bytes(trial.peak_memory_bytes), lambda trial: ""),
         ("peak device memory", lambda trial: show_bytes(trial.device_memory_bytes), lambda trial: ""),
         ("energy of one call", lambda trial: show_joules(trial.energy_j), lambda trial: ""),

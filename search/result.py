@@ -77,6 +77,7 @@ class TrialResult(Frozen):
     accuracy_examples: int | None = None
     accuracy_complete: bool | None = None
     size_bytes: int | None = None
+    size_compressed_bytes: int | None = None
     peak_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
     energy_j: float | None = None
@@ -284,6 +285,7 @@ def trial_result(
         accuracy_examples=accuracy and accuracy.examples,
         accuracy_complete=accuracy and accuracy.complete,
         size_bytes=evidence.size_bytes,
+        size_compressed_bytes=evidence.size_compressed_bytes,
         peak_memory_bytes=evidence.peak_memory_bytes,
         device_memory_bytes=evidence.device_memory_bytes,
         energy_j=evidence.energy_j,

@@ -49,6 +49,8 @@ def metrics_of(trial: TrialResult) -> dict[str, float]:
     found |= _bounds("quality/accuracy", trial.accuracy_ci95) | _bounds("quality/drop", trial.accuracy_drop_ci95)
     found["cost/per_million"] = trial.cost_per_million
     found["cost/size_mb"] = None if trial.size_bytes is None else trial.size_bytes / 1e6
+    if trial.size_compressed_bytes is not None:
+        found["cost/size_compressed_mb"] = trial.size_compressed_bytes / 1e6
     found["cost/peak_memory_mb"] = None if trial.peak_memory_bytes is None else trial.peak_memory_bytes / 1e6
     found["cost/device_memory_mb"] = None if trial.device_memory_bytes is None else trial.device_memory_bytes / 1e6
     found["cost/energy_j"] = trial.energy_j

@@ -45,7 +45,10 @@ class Pruner(ABC):
 
     def refuse(self, profile: WorkloadProfile) -> str | None:
         """Return why the model cannot be pruned this way, or None if it can."""
-        return None
+        if type(self).look is Pruner.look:
+            return None
+        found = profile.prunable.get(self.structure)
+        return "the workload was profiled by an earlier version: profile it again" if found is None else found.why_not
 
     def look(self, module: Any, example: Any) -> Prunable | None:
         """Return what it finds in the model, for ``refuse`` to read from the profile; None if it needs not look.
@@ -56,7 +59,22 @@ class Pruner(ABC):
 
     def parameters_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
         """Return the knobs that make a difference to this model, recovery included."""
-        return (*self.parameters, RECOVERY_STEPS)
+        return (*self.knobs_for(profile), RECOVERY_STEPS)
+
+    def knobs_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
+        """Return its own knobs that make a difference to this model."""
+        return self.parameters
+
+    def amount_for(self, profile: WorkloadProfile) -> Number:
+        """Return the amounts that differ for this model."""
+        return self.amount
+
+    def refuse_value(self, amount: float, knob: str, value: Scalar, profile: WorkloadProfile) -> str | None:
+        """Return why a value of a knob does not go with an amount, or None if it does.
+
+        One value of each knob goes with every amount.
+        """
+        return None
 
     def reads_data(self, values: dict[str, Scalar]) -> bool:
         """Whether what it removes depends on ``data``; without this, ``prune`` is given none."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluators.backends.base import Runner
 from evaluators.batching import as_arrays, example_batches
-from evaluators.bundle import Manifest, open_bundle, size_bytes
+from evaluators.bundle import Manifest, compressed_bytes, open_bundle, size_bytes
 from evaluators.cache import StageCache
 from evaluators.candidate import Candidate
 from evaluators.diagnosis import diagnose
@@ -94,7 +94,8 @@ def _measure(
     if not accuracy.complete and (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped
     with clock.stage("memory"):
-        evidence = evidence.model_copy(update=_footprint(folder, job))
+        sizes = {"size_compressed_bytes": compressed_bytes(folder)}
+        evidence = evidence.model_copy(update=sizes | _footprint(folder, job))
     evidence = diagnosed()
     return Outcome(kind="measured", evidence=evidence, verdicts=judge_all(job.constraints, evidence),
                    stage_seconds=clock.seconds, bundle=str(folder))  # fmt: skip
