@@ -219,8 +219,16 @@ def test_an_alignment_at_which_an_amount_removes_nothing_is_no_candidate() -> No
     offered = {amount: found and found.values for amount, found in alignments.items()}
 
     assert offered == {0.1: (8,), 0.2: (8, 16), 0.5: None}
-    hashes = [each.hash for each in space.candidates() if each.pruning.structure in ("none", "channel")]
-    assert len(hashes) == len(set(hashes))
+    chance = random.Random(1)  # noqa: S311
+    drawn = [space.walk(partial(_random, chance, {})) for _ in range(2000)]
+    seen = {
+        (each.pruning.amount, each.pruning.knobs["alignment"]) for each in drawn if each.pruning.structure == "channel"
+    }
+    assert (0.2, 16) in seen and not seen & {(0.1, 16), (0.1, 32), (0.2, 32)}
+    illegal = next(each for each in drawn if each.pruning.structure == "channel" and each.pruning.amount == 0.1)
+    pruning = illegal.pruning.model_copy(update={"alignment": 32})
+    with pytest.raises(IllegalCandidateError, match="alignment is 32"):
+        space.choices_of(illegal.model_copy(update={"pruning": pruning}))
     refused = [pair for pair in pairs_of(space) if pair.technique == "channel.0.2.alignment"]
     assert [(pair.legal, pair.values) for pair in refused] == [(False, (32,))]
     assert "20% of the channels at alignment 32 is nothing" in (refused[0].why or "")
