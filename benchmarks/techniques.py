@@ -101,9 +101,10 @@ def _candidate(
     size, threads = setting
     if not technique.pruning:
         return space.recipe(backend, technique.name, size, threads), ""
-    amount, knobs = space.amounts[technique.name], space.pruner_knobs[technique.name]
+    amount = space.amounts[technique.name].default
+    knobs = space.knobs_given(technique.name, amount)
     chosen = written(knobs, defaults(knobs))
-    return space.recipe(backend, FLOAT, size, threads, structure=technique.name, amount=amount.default, **chosen), ""
+    return space.recipe(backend, FLOAT, size, threads, structure=technique.name, amount=amount, **chosen), ""
 
 
 def _refusals(space: Space) -> dict[tuple[str, str], str]:

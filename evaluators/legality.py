@@ -59,6 +59,10 @@ def _pairs(space: Space) -> Iterator[Pair]:
         offered = (space.amounts[structure], *knobs)
         declared = _with_others(pruner.parameters, offered)
         yield from _parameters(space, None, "knob", structure, declared, offered, pruner.left_out)
+        for owner, amount, name in space.narrowed:
+            if owner == structure:
+                knob = next(knob for knob in knobs if knob.name == name)
+                yield from _narrowed(space, None, "knob", (structure, amount), knob)
 
 
 def _scheme(space: Space, backend: str, scheme: str) -> Iterator[Pair]:
@@ -71,10 +75,19 @@ def _scheme(space: Space, backend: str, scheme: str) -> Iterator[Pair]:
     declared = _with_others(quantizer.parameters, offered)
     yield from _parameters(space, backend, "knob", scheme, declared, offered, quantizer.left_out)
     for option in space.options[backend]:
-        if (narrowed := space.narrowed.get((backend, scheme, option.name))) is not None:
-            for value in (each for each in option.values if each not in narrowed.values):
-                why = _why(space, backend, f"{backend} {scheme} {option.name} {value}")
-                yield _pair(space, backend, "option", f"{scheme}.{option.name}", why, (value,))
+        if (backend, scheme, option.name) in space.narrowed:
+            yield from _narrowed(space, backend, "option", (backend, scheme), option)
+
+
+def _narrowed(
+    space: Space, backend: str | None, kind: Kind, beside: tuple[str, str], parameter: Parameter
+) -> Iterator[Pair]:
+    """Yield the values of an option that do not go with a scheme, or of a knob that do not go with an amount."""
+    left = space.narrowed[(*beside, parameter.name)].values
+    technique = f"{beside[1]}.{parameter.name}" if kind == "option" else f"{'.'.join(beside)}.{parameter.name}"
+    for value in (value for value in parameter.values if value not in left):
+        why = _why(space, "", f"{' '.join(beside)} {parameter.name} {value}")
+        yield _pair(space, backend, kind, technique, why, (value,))
 
 
 def _options(space: Space, name: str, backend: Backend) -> Iterator[Pair]:

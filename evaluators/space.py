@@ -6,8 +6,7 @@ so no two of them can disagree, and a knob that makes no difference to a candida
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from evaluators.capabilities import Capabilities
 from evaluators.errors import IllegalCandidateError, UsageError
 from evaluators.frozen import Frozen
 from evaluators.lengths import BUCKETS
+from evaluators.narrowing import Key, Narrowed, narrowed_knobs, narrowed_options
 from evaluators.parameters import Choice, Number, Parameter, applies, combinations, defaults, written
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
@@ -51,7 +51,8 @@ class Space:
         elsewhere: the target with other versions beside it, by backend that lives in an interpreter of its own.
         threads: the numbers of threads of all backends but those that set their threads themselves.
         own_threads: those; a candidate of theirs says ``threads`` 1.
-        narrowed: the options of which a scheme does not allow every value, by (backend, scheme, option).
+        narrowed: the options of which a scheme does not allow every value, by (backend, scheme, option), and the knobs
+            of pruning of which an amount does not, by (structure, amount, knob).
     """
 
     target: Target
@@ -67,7 +68,7 @@ class Space:
     elsewhere: dict[str, Target] = field(default_factory=dict)
     own_threads: frozenset[str] = frozenset()
     batching: tuple[Parameter, ...] = ()
-    narrowed: dict[tuple[str, str, str], Choice] = field(default_factory=dict)
+    narrowed: dict[Key, Choice] = field(default_factory=dict)
 
     def target_of(self, backend: str) -> Target:
         """Return the target with the versions of what is installed beside a backend."""
@@ -93,7 +94,9 @@ class Space:
         pruning = Pruning()
         if structure != NO_PRUNING:
             amount = float(ask(f"{structure}.amount", self.amounts[structure]))
-            knobs = ask_all(structure, self.pruner_knobs[structure])
+            declared = self.knobs_given(structure, amount)
+            chosen = {knob.name: ask(self.knob_name(structure, amount, knob), knob) for knob in declared}
+            knobs: dict[str, Any] = written(declared, chosen)
             pruning = Pruning(structure=structure, amount=amount, **knobs)
         batch_size = int(ask("batch_size", _choice("batch_size", self.batch_sizes)))
         threads = int(ask("threads", _choice("threads", self.threads_of(backend))))
@@ -112,6 +115,17 @@ class Space:
         """Return the options of a backend that make a difference at this setting, with the values the scheme allows."""
         options = registry.backend(backend).options_given(self.options[backend], batch_size, threads)
         return tuple(self.narrowed.get((backend, scheme, option.name), option) for option in options)
+
+    def knobs_given(self, structure: str, amount: float) -> tuple[Parameter, ...]:
+        """Return the knobs of a pruner with the values that go with an amount."""
+        return tuple(
+            self.narrowed.get((structure, str(amount), knob.name), knob) for knob in self.pruner_knobs[structure]
+        )
+
+    def knob_name(self, structure: str, amount: float, knob: Parameter) -> str:
+        """Return the name of the choice of a pruner's knob, the amount's own where not all values go with that."""
+        own = (structure, str(amount), knob.name) in self.narrowed
+        return f"{structure}.{amount}.{knob.name}" if own else f"{structure}.{knob.name}"
 
     def option_name(self, backend: str, scheme: str, option: Parameter) -> str:
         """Return the name of the choice of an option, which is the scheme's own where that allows not all values."""
@@ -193,7 +207,8 @@ class Space:
     @property
     def size(self) -> int:
         """The number of candidates."""
-        prunings = 1 + sum(len(self.amounts[s].values) * combinations(self.pruner_knobs[s]) for s in self.amounts)
+        prunings = 1 + sum(combinations(self.knobs_given(structure, float(amount)))
+                           for structure, grid in self.amounts.items() for amount in grid.values)  # fmt: skip
         return prunings * sum(
             combinations(self.knobs[backend, scheme])
             * sum(combinations(
@@ -218,6 +233,8 @@ class Space:
         for structure, amount in self.amounts.items():
             found.append((f"{structure}.amount", amount))
             found += [(f"{structure}.{knob.name}", knob) for knob in self.pruner_knobs[structure]]
+            found += [(f"{structure}.{share}.{name}", knob) for (owner, share, name), knob in self.narrowed.items()
+                      if owner == structure]  # fmt: skip
         found.append(("batch_size", _choice("batch_size", self.batch_sizes)))
         found.append(("threads", _choice("threads", self._all_threads)))
         return found + [(item.name, item) for item in self.batching]
@@ -264,7 +281,7 @@ def derive_space(
     knobs: dict[tuple[str, str], tuple[Parameter, ...]] = {}
     options: dict[str, tuple[Parameter, ...]] = {}
     elsewhere: dict[str, Target] = {}
-    narrowed: dict[tuple[str, str, str], Choice] = {}
+    narrowed: dict[Key, Narrowed] = {}
     for name in only_backends:
         registry.backend(name)
     for name, backend in registry.backends().items():
@@ -284,7 +301,7 @@ def derive_space(
         schemes[name] = tuple(legal)
         recipes[name] = tuple(scheme for scheme, item in legal.items() if item.known_good(profile, beside))
         options[name] = backend.options_for(profile, beside)
-        narrowed |= _narrowed(backend, legal, options[name], beside, exclusions)
+        narrowed |= narrowed_options(backend, legal, options[name], beside)
         knobs |= {(name, scheme): quantizer.parameters_for(profile, beside) for scheme, quantizer in legal.items()}
         elsewhere |= {} if beside is target else {name: beside}
     if not schemes:
@@ -293,6 +310,10 @@ def derive_space(
     batching = None if profile.lengths is None else profile.lengths.option
     if profile.lengths is not None and profile.lengths.refused is not None:
         exclusions.append(Exclusion(what="batches from buckets of similar length", why=profile.lengths.refused))
+    for pruner in pruners.values():
+        narrowed |= narrowed_knobs(pruner, profile)
+    exclusions += [Exclusion(what=f"{' '.join(key)} {value}", why=why)
+                   for key, (_, refused) in narrowed.items() for value, why in refused.items()]  # fmt: skip
     return Space(
         target=target,
         schemes=schemes,
@@ -305,26 +326,10 @@ def derive_space(
         threads=(threads,) if threads else thread_counts(target.cores),
         exclusions=tuple(exclusions),
         elsewhere=elsewhere,
-        narrowed=narrowed,
+        narrowed={key: left.choice for key, left in narrowed.items()},
         own_threads=frozenset(name for name in schemes if target.device in registry.backend(name).own_threads),
         batching=(batching,) if batching is not None and max(batch_sizes or BATCH_SIZES) > 1 else (),
     )
-
-
-def _narrowed(
-    backend: Backend, schemes: Iterable[str], options: Sequence[Parameter], target: Target,
-    exclusions: list[Exclusion],
-) -> dict[tuple[str, str, str], Choice]:  # fmt: skip
-    """Return the options of which a scheme does not allow every value, with those that it allows."""
-    found = {}
-    for scheme, option in itertools.product(schemes, options):
-        reasons = {value: backend.refuse_option(scheme, option.name, value, target.name) for value in option.values}
-        refused = {value: why for value, why in reasons.items() if why is not None}
-        if refused and isinstance(option, Choice):
-            found[backend.name, scheme, option.name] = option.narrowed([v for v in option.values if v not in refused])
-            owner = f"{backend.name} {scheme} {option.name}"
-            exclusions += [Exclusion(what=f"{owner} {value}", why=why) for value, why in refused.items()]
-    return found
 
 
 def _refused_threads(backend: Backend, target: Target, threads: int | None) -> str | None:
@@ -393,7 +398,8 @@ def values_of(candidate: Candidate) -> dict[str, Scalar]:
     }
     if BUCKETS.name in candidate.runtime.knobs:
         plain[BUCKETS.name] = candidate.runtime.knobs[BUCKETS.name]
-    plain |= {f"{candidate.pruning.structure}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
+    for owner in (candidate.pruning.structure, f"{candidate.pruning.structure}.{candidate.pruning.amount}"):
+        plain |= {f"{owner}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
     plain |= {f"{candidate.backend}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
     prefix = f"{candidate.backend}.{candidate.quantization.scheme}"
     plain |= {f"{prefix}.{knob}": value for knob, value in candidate.runtime.knobs.items()}

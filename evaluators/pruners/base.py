@@ -66,13 +66,12 @@ class Pruner(ABC):
         """Return the amounts that differ for this model."""
         return self.amount
 
-    def reads_data(self, values: dict[str, Scalar]) -> bool:
-        """Whether what it removes depends on ``data``; without this, ``prune`` is given none."""
-        return False
+    def refuse_value(self, amount: float, knob: str, value: Scalar, profile: WorkloadProfile) -> str | None:
+        """Return why a value of a knob does not go with an amount, or None if it does.
 
-    def steps(self, values: dict[str, Scalar]) -> int:
-        """Return in how many steps it prunes; with more than one, ``between`` is called between them."""
-        return 1
+        One value of each knob goes with every amount.
+        """
+        return None
 
     @abstractmethod
     def prune(

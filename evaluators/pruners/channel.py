@@ -66,6 +66,12 @@ class Channel(Pruner):
         scope = (_SCOPE,) if len(profile.widths) > 1 else ()
         return (fitting(ALIGNMENT, max(profile.widths, default=0)), _IMPORTANCE.narrowed(importance), *scope, _STEPS)
 
+    def refuse_value(self, amount: float, knob: str, value: Scalar, profile: WorkloadProfile) -> str | None:
+        """An alignment that rounds every layer's share up to all of it removes nothing."""
+        if knob != ALIGNMENT.name or any(kept_width(each, amount, int(value)) < each for each in profile.widths):
+            return None
+        return f"{amount:.0%} of the channels at alignment {value} is nothing"
+
     def reads_data(self, values: dict[str, Scalar]) -> bool:
         return is_taylor(values)
 

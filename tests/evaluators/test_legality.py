@@ -210,3 +210,25 @@ def _drawn(space: Space, chance: random.Random, backend: str) -> Candidate:
         found = space.walk(partial(_random, chance, {}))
         if found.backend == backend and not found.is_unmodified_float and found.pruning.recovery_steps < 100:
             return found
+
+
+def test_an_alignment_at_which_an_amount_removes_nothing_is_no_candidate() -> None:
+    space = of(a_profile(widths=(16, 32, 64)), only_backends=["eager"], batch_sizes=[1], threads=1)
+
+    alignments = {amount: dict(space.dimensions()).get(f"channel.{amount}.alignment") for amount in (0.1, 0.2, 0.5)}
+    offered = {amount: found and found.values for amount, found in alignments.items()}
+
+    assert offered == {0.1: (8,), 0.2: (8, 16), 0.5: None}
+    chance = random.Random(1)  # noqa: S311
+    drawn = [space.walk(partial(_random, chance, {})) for _ in range(2000)]
+    seen = {
+        (each.pruning.amount, each.pruning.knobs["alignment"]) for each in drawn if each.pruning.structure == "channel"
+    }
+    assert (0.2, 16) in seen and not seen & {(0.1, 16), (0.1, 32), (0.2, 32)}
+    illegal = next(each for each in drawn if each.pruning.structure == "channel" and each.pruning.amount == 0.1)
+    pruning = illegal.pruning.model_copy(update={"alignment": 32})
+    with pytest.raises(IllegalCandidateError, match="alignment is 32"):
+        space.choices_of(illegal.model_copy(update={"pruning": pruning}))
+    refused = [pair for pair in pairs_of(space) if pair.technique == "channel.0.2.alignment"]
+    assert [(pair.legal, pair.values) for pair in refused] == [(False, (32,))]
+    assert "20% of the channels at alignment 32 is nothing" in (refused[0].why or "")

@@ -203,7 +203,7 @@ def test_a_comparison_that_was_made_is_not_made_again(tmp_path: Path, trials: li
 def _answered_by(earlier: Search, trials: list[TrialResult], but: int | None = None) -> Search:
     """Return a search on the same ledger whose trials were answered by another one, but for one that was run."""
     later = Search.__new__(Search)
-    later.__dict__ |= earlier.__dict__ | {"asked": [], "notes": []}
+    later.__dict__ |= earlier.__dict__ | {"asked": [], "notes": [], "supervisor": later}
     later.record = later.ledger.create_search(SPEC.workload, SPEC.to_json(), name="later")
     for trial in trials:
         if trial.number == but:
