@@ -80,30 +80,30 @@ class Space:
         def ask(name: str, parameter: Parameter) -> Scalar:
             return parameter.values[0] if len(parameter.values) == 1 else choose(name, parameter)
 
-        def ask_all(prefix: str, parameters: Sequence[Parameter]) -> dict[str, Any]:
+        def ask_all(parameters: Sequence[Parameter], name: Callable[[Parameter], str]) -> dict[str, Any]:
             chosen: dict[str, Scalar] = {}
             for parameter in parameters:
                 if applies(parameter, chosen):
-                    chosen[parameter.name] = ask(f"{prefix}.{parameter.name}", parameter)
+                    chosen[parameter.name] = ask(name(parameter), parameter)
             return written(parameters, chosen)
 
         backend = str(ask("backend", _choice("backend", tuple(self.schemes))))
         scheme = str(ask(f"{backend}.scheme", _choice("scheme", self.schemes[backend])))
-        quantization = Quantization(scheme=scheme, **ask_all(f"{backend}.{scheme}", self.knobs[backend, scheme]))
+        knobs = ask_all(self.knobs[backend, scheme], lambda knob: f"{backend}.{scheme}.{knob.name}")
+        quantization = Quantization(scheme=scheme, **knobs)
         structure = str(ask("pruning", _choice("pruning", (NO_PRUNING, *self.amounts))))
         pruning = Pruning()
         if structure != NO_PRUNING:
             amount = float(ask(f"{structure}.amount", self.amounts[structure]))
-            declared = self.knobs_given(structure, amount)
-            chosen = {knob.name: ask(self.knob_name(structure, amount, knob), knob) for knob in declared}
-            knobs: dict[str, Any] = written(declared, chosen)
+            given = self.knobs_given(structure, amount)
+            knobs = ask_all(given, lambda knob: self.knob_name(structure, amount, knob))
             pruning = Pruning(structure=structure, amount=amount, **knobs)
         batch_size = int(ask("batch_size", _choice("batch_size", self.batch_sizes)))
         threads = int(ask("threads", _choice("threads", self.threads_of(backend))))
         batching = {item.name: ask(item.name, item) for item in self.batching_given(batch_size)}
-        options = self.options_given(backend, scheme, batch_size, threads)
-        chosen = {option.name: ask(self.option_name(backend, scheme, option), option) for option in options}
-        runtime = Runtime(threads=threads, **batching, **written(options, chosen))
+        given = self.options_given(backend, scheme, batch_size, threads)
+        options = ask_all(given, lambda option: self.option_name(backend, scheme, option))
+        runtime = Runtime(threads=threads, **batching, **options)
         return Candidate(target=self.target.name, backend=backend, quantization=quantization, pruning=pruning,
                          batch_size=batch_size, runtime=runtime)  # fmt: skip
 
