@@ -73,6 +73,14 @@ class Pruner(ABC):
         """
         return None
 
+    def reads_data(self, values: dict[str, Scalar]) -> bool:
+        """Whether what it removes depends on ``data``; without this, ``prune`` is given none."""
+        return False
+
+    def steps(self, values: dict[str, Scalar]) -> int:
+        """Return in how many steps it prunes; with more than one, ``between`` is called between them."""
+        return 1
+
     @abstractmethod
     def prune(
         self, module: Any, example: Any, amount: float, values: dict[str, Scalar], *,
