@@ -58,7 +58,7 @@ def beat(
         except InfrastructureError as error:
             say(f"{error}; trying again in {look_s:g} s")
             pause = look_s
-        if until(min(pause, look_s)):
+        if until(min(max(pause, 0.0), look_s)):
             return int(scheduler.sent)
 
 
