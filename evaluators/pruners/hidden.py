@@ -127,7 +127,7 @@ def _reading(probe: Probe, layer: Any) -> dict[str, str]:
     width, last = layer.hidden_size, layer.num_layers - 1
     even, odd = range(0, width, 2), range(1, width, 2)
     rows = list(_content(layer, (last, ""), even))
-    patterns = {"all": (width, even)}
+    patterns: dict[str, tuple[int, Sequence[int]]] = {"all": (width, even)}
     if layer.bidirectional:
         rows += _content(layer, (last, "_reverse"), odd)
         both = [*even, *(width + unit for unit in odd)]
