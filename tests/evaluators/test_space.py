@@ -21,8 +21,12 @@ def _space(**restrictions: object) -> Space:
     return derive_space(a_profile(), probe_target(), **restrictions)  # type: ignore[arg-type]
 
 
+NARROW = a_profile(layers={"Conv2d": 1}, widths=(16,))
+"""A profile of a model with few ways to prune it, so that its space can be enumerated."""
+
+
 def test_enumeration_counts_what_size_says_and_repeats_nothing() -> None:
-    space = _space(only_backends=["eager"], batch_sizes=[1, 4], threads=1)
+    space = derive_space(NARROW, probe_target(), only_backends=["eager"], batch_sizes=[1, 4], threads=1)
     hashes = [candidate.hash for candidate in space.candidates()]
     assert len(hashes) == space.size
     assert len(set(hashes)) == space.size
@@ -124,7 +128,7 @@ def one_that_sets_its_threads(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_backend_that_sets_its_threads_itself_is_offered_one_number_of_them(one_that_sets_its_threads: str) -> None:
     target = probe_target().model_copy(update={"cores": 4})
-    space = derive_space(a_profile(), target, only_backends=["eager", one_that_sets_its_threads], batch_sizes=[1])
+    space = derive_space(NARROW, target, only_backends=["eager", one_that_sets_its_threads], batch_sizes=[1])
 
     threads = {
         name: {each.runtime.threads for each in space.candidates() if each.backend == name} for name in space.schemes
