@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks.bundles import IMAGES
 from evaluators.workload import load_workload
 
-FARTHEST = 40.0
+FARTHEST = 16.0
 """The largest factor; the smallest is its inverse, and the others lie evenly between them."""
 
 _even = load_workload(IMAGES)
