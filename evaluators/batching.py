@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from evaluators.backends.base import Runner
+from evaluators.bucketing import Batch, batch_of, joined, planned, row_lengths
 from evaluators.errors import WorkloadError
+from evaluators.lengths import Buckets
 from evaluators.structure import flatten
+
+WINDOW = 32
+"""So many batches of examples at a time are put into buckets where all of a split is answered."""
 
 
 def collated(examples: Sequence[Any], collate: Callable[..., Any] | None) -> tuple[Any, Any]:
@@ -74,8 +80,37 @@ def as_arrays(inputs: Any) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in named.items()}
 
 
-def run_in_batches(runner: Runner, arrays: Mapping[str, np.ndarray], batch_size: int) -> list[np.ndarray]:
+def answered_batches(
+    runner: Runner, batches: Iterator[tuple[Any, Any, int]], batch_size: int, buckets: Buckets | None = None
+) -> Iterator[tuple[Any, list[np.ndarray], Any, int]]:
+    """Yield ``(inputs, outputs, targets, real)`` for each of ``example_batches``; at least ``real`` outputs are there.
+
+    With buckets, the examples of 32 batches are batched anew, as they are where the bundle is served, and their answers
+    put back where they belong.
+    """
+    if buckets is None:
+        for inputs, targets, real in batches:
+            yield inputs, runner.outputs(runner.run(runner.prepare(as_arrays(inputs)))), targets, real
+        return
+    while window := list(islice(batches, WINDOW)):
+        rows = joined([first_rows(as_arrays(inputs), real) for inputs, _, real in window], buckets)
+        outputs, start = run_in_batches(runner, rows, batch_size, buckets), 0
+        for inputs, targets, real in window:
+            yield inputs, [output[start : start + real] for output in outputs], targets, real
+            start += real
+
+
+def first_rows(arrays: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Return the first rows of every array."""
+    return {name: array[:count] for name, array in arrays.items()}
+
+
+def run_in_batches(
+    runner: Runner, arrays: Mapping[str, np.ndarray], batch_size: int, buckets: Buckets | None = None
+) -> list[np.ndarray]:
     """Run any number of rows through a bundle that serves exactly ``batch_size``; return one array per output.
+
+    With buckets, rows of similar length are run together; the answers come in the order of the rows all the same.
 
     Raises:
         WorkloadError: the inputs have no rows, or different numbers of rows.
@@ -84,9 +119,13 @@ def run_in_batches(runner: Runner, arrays: Mapping[str, np.ndarray], batch_size:
     if len(rows) != 1 or 0 in rows:
         raise WorkloadError(f"inputs must have the same number of rows, at least one; got {sorted(rows)}")
     total = rows.pop()
+    if buckets is None:
+        batches = [Batch(np.arange(at, min(at + batch_size, total)), 0) for at in range(0, total, batch_size)]
+    else:
+        batches = planned(row_lengths(arrays, buckets), buckets.edges, batch_size)
     parts: list[list[np.ndarray]] = []
-    for start in range(0, total, batch_size):
-        index = np.minimum(np.arange(start, start + batch_size), total - 1)
-        raw = runner.run(runner.prepare({name: np.ascontiguousarray(array[index]) for name, array in arrays.items()}))
-        parts.append([output[: total - start] for output in runner.outputs(raw)])
-    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+    for batch in batches:
+        raw = runner.run(runner.prepare(batch_of(arrays, batch, batch_size, buckets)))
+        parts.append([output[: len(batch.rows)] for output in runner.outputs(raw)])
+    places = np.argsort(np.concatenate([batch.rows for batch in batches]))
+    return [np.concatenate(pieces)[places] for pieces in zip(*parts, strict=True)]

@@ -11,6 +11,7 @@ from evaluators.frozen import Frozen
 from evaluators.interpreter import Interpreter
 from evaluators.outcome import Constraint, LatencyEvidence, Outcome
 from evaluators.profile import Problem, WorkloadProfile
+from evaluators.sensitivity import LayerSensitivity
 from evaluators.traffic.values import Endpoint, Examples, LoadReport, LoadTest, ServedBundle, ServerProtocol, Serving
 
 
@@ -135,6 +136,14 @@ class MeasureJob(Frozen):
     yardstick: Yardstick | None = None
 
 
+class SensitivityJob(Frozen):
+    """Rank the layers of a workload's model, unpruned, by what int8 in each of them costs its outputs."""
+
+    job: Literal["sensitivity"] = "sensitivity"
+    profile: WorkloadProfile
+    home: str
+
+
 class CompareJob(Frozen):
     """Time several built bundles in turn, each in fresh processes: which is the fastest, and by how much?
 
@@ -177,7 +186,7 @@ class LoadJob(Frozen):
     find_rate: bool = False
 
 
-AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | CompareJob | SealedJob | LoadJob
+AnyJob = ProfileJob | SourceJob | PrepareJob | MeasureJob | SensitivityJob | CompareJob | SealedJob | LoadJob
 Job = Annotated[AnyJob, Field(discriminator="job")]
 
 
@@ -207,7 +216,7 @@ class Comparison(Frozen):
 
 
 class JobResult(Frozen):
-    """Exactly one of: profile, source, prepared bundle, comparison, load test, or outcome (of a typed failure too).
+    """Exactly one of: profile, source, prepared bundle, comparison, load test, layers, or outcome (of a failure too).
 
     A profile job whose workload breaks its contract answers with ``problems`` alone.
     """
@@ -218,4 +227,5 @@ class JobResult(Frozen):
     prepared: Prepared | None = None
     comparison: Comparison | None = None
     load: LoadReport | None = None
+    layers: tuple[LayerSensitivity, ...] | None = None
     outcome: Outcome | None = None

@@ -209,6 +209,22 @@ class ServerEvidence(Frozen):
         return self.ci95[1] if chosen is None else chosen
 
 
+class Bucketing(Frozen):
+    """What drawing batches from buckets of similar length gains over batches as examples come.
+
+    Attributes:
+        edges: the longest length of each bucket.
+        padding_share / plain_padding_share: share of the positions that are filling, in batches from buckets and in
+            batches as they come, each filled up to its longest.
+        gain: examples per second over those of the same bundle on batches as they come, timed in turn.
+    """
+
+    edges: tuple[int, ...]
+    padding_share: float
+    plain_padding_share: float
+    gain: Ratio
+
+
 class AccuracyEvidence(Frozen):
     """Score of the built bundle on validation data, and its drop from the original model on the same examples.
 
@@ -295,14 +311,17 @@ class Evidence(Frozen):
 
     ``peak_memory_bytes`` is the resident memory of loading the bundle and running it, ``device_memory_bytes`` that of
     an accelerator; ``energy_j`` is the energy of one call with the whole batch, where the machine tells it.
+    ``size_compressed_bytes`` is the size of the bundle's files once deflated: what zeros among weights save.
     """
 
     latency: LatencyEvidence | None = None
     server: ServerEvidence | None = None
     throughput_per_s: float | None = None
+    bucketing: Bucketing | None = None
     accuracy: AccuracyEvidence | None = None
     parity: ParityEvidence | None = None
     size_bytes: int | None = None
+    size_compressed_bytes: int | None = None
     peak_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
     energy_j: float | None = None

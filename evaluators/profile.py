@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from evaluators.frozen import Frozen, digest
+from evaluators.lengths import Lengths
 from evaluators.structure import Structure
 
 
@@ -19,9 +20,13 @@ class Problem(Frozen):
 
 
 class Prunable(Frozen):
-    """What a structure of pruning finds in a model: the sizes that it can cut, one each, or why it finds none."""
+    """What a structure of pruning finds in a model: the sizes that it can cut, one each, or why it finds none.
+
+    ``beside`` are sizes that a knob of it cuts along with them.
+    """
 
     sizes: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
     why_not: str | None = None
 
 
@@ -43,6 +48,7 @@ class WorkloadProfile(Frozen):
         scored_by: the metric's name, or ``agreement`` where the workload has none.
         per_example: whether scores come one per example (paired comparison is possible).
         prunable: what the pruners that look into the model found, by structure.
+        lengths: how long examples are where their length varies; null where it does not, or nobody looked.
     """
 
     name: str
@@ -65,6 +71,7 @@ class WorkloadProfile(Frozen):
     calibration_examples: int
     scored_by: str
     per_example: bool
+    lengths: Lengths | None = None
     problems: tuple[Problem, ...] = ()
     prunable: dict[str, Prunable] = Field(default_factory=dict)
     has_loss: bool = False

@@ -20,6 +20,7 @@ from evaluators.backends.base import Runner
 from evaluators.bundle import Manifest, open_bundle
 from evaluators.errors import ParetuneError, UsageError
 from evaluators.frozen import Frozen
+from evaluators.lengths import Buckets
 
 
 class BundleRun(Frozen):
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--workload", help="take the first validation examples of this workload instead")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--output", type=Path, help=".npz to write, an array for each output")
+    parser.add_argument("--scores", type=Path, help=".npy to write, the score of each example where there is one")
     parser.add_argument("--allow-other-target", action="store_true")
     parser.add_argument("--trust", help="digest of the bundle, as its builder told it; or 'own' for one of yours")
     given = parser.parse_args()
@@ -61,7 +63,9 @@ def main() -> int:
         try:
             trusted = given.trust == "own" or given.trust or False
             manifest = open_bundle(given.bundle, trusted=trusted, other_target=given.allow_other_target)
-            found, outputs = run_on(given.bundle, manifest, given.input, given.workload, given.examples)
+            found, outputs, scores = run_on(given.bundle, manifest, given.input, given.workload, given.examples)
+            if given.scores is not None and scores is not None:
+                np.save(given.scores, scores)
             if given.output is not None:
                 named = dict(zip(manifest.outputs.names, outputs, strict=True))
                 np.savez(given.output, **named)  # type: ignore[arg-type]
@@ -74,8 +78,11 @@ def main() -> int:
 
 def run_on(
     bundle: Path, manifest: Manifest, file: Path | None, workload: str | None, examples: int
-) -> tuple[BundleRun, list[np.ndarray]]:
+) -> tuple[BundleRun, list[np.ndarray], np.ndarray | None]:
     """Run an opened bundle on the rows of a file or on examples of a workload.
+
+    Returns:
+        What it gave, its outputs, and the score of each example where the workload's metric has one.
 
     Raises:
         UsageError: neither or both are given, or the file does not hold the inputs.
@@ -85,19 +92,24 @@ def run_on(
         raise UsageError("name the inputs with --input FILE.npz or with --workload REF, one of them")
     runner = TimedRunner(registry.backend(manifest.candidate.backend).load(bundle, manifest))
     scores: dict[str, Any] = {}
+    each: np.ndarray | None = None
     if file is not None:
-        outputs = run_rows(runner, rows_of(file, manifest), manifest.candidate.batch_size)
+        outputs = run_rows(runner, rows_of(file, manifest), manifest.candidate.batch_size, manifest.buckets)
     else:
-        outputs, scores = _score(runner, manifest, str(workload), examples)
+        outputs, scores, each = _score(runner, manifest, str(workload), examples)
     later = runner.seconds[1:]
-    return BundleRun(
-        rows=len(outputs[0]),
-        calls=len(runner.seconds),
-        first_call_ms=runner.seconds[0] * 1e3,
-        median_call_ms=statistics.median(later) * 1e3 if later else None,
-        outputs={name: array.shape for name, array in zip(manifest.outputs.names, outputs, strict=True)},
-        **scores,
-    ), outputs
+    return (
+        BundleRun(
+            rows=len(outputs[0]),
+            calls=len(runner.seconds),
+            first_call_ms=runner.seconds[0] * 1e3,
+            median_call_ms=statistics.median(later) * 1e3 if later else None,
+            outputs={name: array.shape for name, array in zip(manifest.outputs.names, outputs, strict=True)},
+            **scores,
+        ),
+        outputs,
+        each,
+    )
 
 
 class TimedRunner:
@@ -138,20 +150,22 @@ def rows_of(file: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     return {name: array.astype(wanted[name].dtype, copy=False) for name, array in arrays.items()}
 
 
-def run_rows(runner: Runner, arrays: dict[str, np.ndarray], batch_size: int) -> list[np.ndarray]:
+def run_rows(
+    runner: Runner, arrays: dict[str, np.ndarray], batch_size: int, buckets: Buckets | None = None
+) -> list[np.ndarray]:
     """Run any number of rows through a bundle that takes ``batch_size`` of them."""
     from evaluators.batching import run_in_batches
 
-    return run_in_batches(runner, arrays, batch_size)
+    return run_in_batches(runner, arrays, batch_size, buckets)
 
 
 def _score(
     runner: Runner, manifest: Manifest, reference: str, examples: int
-) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Run the first validation examples; return the outputs, and their score, the original's, and the agreement."""
+) -> tuple[list[np.ndarray], dict[str, Any], np.ndarray | None]:
+    """Run the first validation examples; return the outputs, what was scored, and the score of each example."""
     import torch
 
-    from evaluators.batching import as_arrays, example_batches
+    from evaluators.batching import answered_batches, example_batches
     from evaluators.scoring import Scorer, agreement, metric_name, output_arrays
     from evaluators.stages.restore import build_model
     from evaluators.structure import call
@@ -162,22 +176,24 @@ def _score(
     mine, theirs = (Scorer(workload, manifest.outputs, examples) for _ in range(2))
     parts: list[list[np.ndarray]] = []
     agreed: list[np.ndarray] = []
-    batches = example_batches(workload.validation(), workload.collate, manifest.candidate.batch_size, examples)
-    for inputs, targets, real in batches:
+    size = manifest.candidate.batch_size
+    batches = example_batches(workload.validation(), workload.collate, size, examples)
+    for inputs, outputs, targets, real in answered_batches(runner, batches, size, manifest.buckets):
         with torch.inference_mode():
             wanted = [array[:real] for array in output_arrays(call(original, inputs))]
-        found = [array[:real] for array in runner.outputs(runner.run(runner.prepare(as_arrays(inputs))))]
+        found = [array[:real] for array in outputs]
         parts.append(found)
         agreed.append(agreement(found, wanted))
         mine.add(found, targets, real, wanted)
         theirs.add(wanted, targets, real, wanted)
+    scored = mine.scores()
     scores = {
         "scored_by": metric_name(workload),
-        "score": mine.scores().mean,
+        "score": scored.mean,
         "original_score": theirs.scores().mean,
         "agreement": float(np.concatenate(agreed).mean()),
     }
-    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)], scores
+    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)], scores, scored.per_example
 
 
 if __name__ == "__main__":

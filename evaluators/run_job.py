@@ -16,7 +16,17 @@ from evaluators.errors import (
     found_no_space,
     ran_out_of_memory,
 )
-from evaluators.jobs import CompareJob, Job, JobResult, LoadJob, MeasureJob, PrepareJob, SealedJob, SourceJob
+from evaluators.jobs import (
+    CompareJob,
+    Job,
+    JobResult,
+    LoadJob,
+    MeasureJob,
+    PrepareJob,
+    SealedJob,
+    SensitivityJob,
+    SourceJob,
+)
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.profile import Problem
 from evaluators.stages.clock import StageClock
@@ -32,7 +42,8 @@ _KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
 def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
     """Run ``job``; what goes wrong inside it comes back as a typed failed outcome.
 
-    A workload that breaks its contract is the user's to mend: a profile or load job answers with the problems instead.
+    A workload that breaks its contract is the user's to mend: a profile, load or sensitivity job answers with the
+    problems instead.
     """
     clock = StageClock(report_stage)
     try:
@@ -53,6 +64,10 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
 
             with clock.stage("compare"):
                 return JobResult(comparison=compare_bundles(job))
+        if isinstance(job, SensitivityJob):
+            from evaluators.stages.sensitivity import sensitivity
+
+            return JobResult(layers=sensitivity(job, clock))
         if isinstance(job, SealedJob):
             from evaluators.stages.sealed import score_sealed
 
@@ -66,7 +81,7 @@ def run(job: Job, report_stage: Callable[[str], None]) -> JobResult:
 
         return profile_workload(job, clock)
     except UsageError as error:
-        if job.job in ("profile", "load"):
+        if job.job in ("profile", "load", "sensitivity"):
             return JobResult(problems=(Problem(level="error", what=str(error)),))
         return _failed(error, FailureKind.ERROR, clock)
     except Exception as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.profile import WorkloadProfile
+from evaluators.sensitivity import LayerSensitivity
 from evaluators.target import Target
 
 
@@ -39,6 +40,14 @@ class SourceModel(ABC):
         """Yield batches of real calibration inputs in the user's own structure, at most ``limit`` examples.
 
         Where ``self.batch_size`` is set, batches have exactly that size whatever is asked.
+        """
+
+    @abstractmethod
+    def sensitivity(self) -> tuple[LayerSensitivity, ...]:
+        """Return the layers of the module, those first that int8 costs most, measured on calibration inputs.
+
+        Raises:
+            UnsupportedError: the model cannot be measured layer by layer.
         """
 
     @abstractmethod

@@ -16,6 +16,8 @@ from evaluators.candidate import Candidate, Pruning, Quantization, Runtime, Scal
 from evaluators.capabilities import Capabilities
 from evaluators.errors import IllegalCandidateError, UsageError
 from evaluators.frozen import Frozen
+from evaluators.lengths import BUCKETS
+from evaluators.narrowing import Key, Narrowed, narrowed_knobs, narrowed_options
 from evaluators.parameters import Choice, Number, Parameter, applies, combinations, defaults, written
 from evaluators.profile import WorkloadProfile
 from evaluators.pruners.base import Pruner
@@ -44,10 +46,13 @@ class Space:
         recipes: which of them a practitioner would try first, by backend.
         knobs: the parameters of each (backend, scheme).
         options: the runtime options of each backend, at any batch size and number of threads.
+        batching: how examples are batched, whatever the backend, where their length varies.
         pruners: the pruners by structure; ``pruner_knobs`` their parameters.
         elsewhere: the target with other versions beside it, by backend that lives in an interpreter of its own.
         threads: the numbers of threads of all backends but those that set their threads themselves.
         own_threads: those; a candidate of theirs says ``threads`` 1.
+        narrowed: the options of which a scheme does not allow every value, by (backend, scheme, option), and the knobs
+            of pruning of which an amount does not, by (structure, amount, knob).
     """
 
     target: Target
@@ -62,6 +67,8 @@ class Space:
     exclusions: tuple[Exclusion, ...] = field(default=())
     elsewhere: dict[str, Target] = field(default_factory=dict)
     own_threads: frozenset[str] = frozenset()
+    batching: tuple[Parameter, ...] = ()
+    narrowed: dict[Key, Choice] = field(default_factory=dict)
 
     def target_of(self, backend: str) -> Target:
         """Return the target with the versions of what is installed beside a backend."""
@@ -73,25 +80,30 @@ class Space:
         def ask(name: str, parameter: Parameter) -> Scalar:
             return parameter.values[0] if len(parameter.values) == 1 else choose(name, parameter)
 
-        def ask_all(prefix: str, parameters: Sequence[Parameter]) -> dict[str, Any]:
+        def ask_all(parameters: Sequence[Parameter], name: Callable[[Parameter], str]) -> dict[str, Any]:
             chosen: dict[str, Scalar] = {}
             for parameter in parameters:
                 if applies(parameter, chosen):
-                    chosen[parameter.name] = ask(f"{prefix}.{parameter.name}", parameter)
+                    chosen[parameter.name] = ask(name(parameter), parameter)
             return written(parameters, chosen)
 
         backend = str(ask("backend", _choice("backend", tuple(self.schemes))))
         scheme = str(ask(f"{backend}.scheme", _choice("scheme", self.schemes[backend])))
-        quantization = Quantization(scheme=scheme, **ask_all(f"{backend}.{scheme}", self.knobs[backend, scheme]))
+        knobs = ask_all(self.knobs[backend, scheme], lambda knob: f"{backend}.{scheme}.{knob.name}")
+        quantization = Quantization(scheme=scheme, **knobs)
         structure = str(ask("pruning", _choice("pruning", (NO_PRUNING, *self.amounts))))
         pruning = Pruning()
         if structure != NO_PRUNING:
             amount = float(ask(f"{structure}.amount", self.amounts[structure]))
-            knobs = ask_all(structure, self.pruner_knobs[structure])
+            given = self.knobs_given(structure, amount)
+            knobs = ask_all(given, lambda knob: self.knob_name(structure, amount, knob))
             pruning = Pruning(structure=structure, amount=amount, **knobs)
         batch_size = int(ask("batch_size", _choice("batch_size", self.batch_sizes)))
         threads = int(ask("threads", _choice("threads", self.threads_of(backend))))
-        runtime = Runtime(threads=threads, **ask_all(backend, self.options_given(backend, batch_size, threads)))
+        batching = {item.name: ask(item.name, item) for item in self.batching_given(batch_size)}
+        given = self.options_given(backend, scheme, batch_size, threads)
+        options = ask_all(given, lambda option: self.option_name(backend, scheme, option))
+        runtime = Runtime(threads=threads, **batching, **options)
         return Candidate(target=self.target.name, backend=backend, quantization=quantization, pruning=pruning,
                          batch_size=batch_size, runtime=runtime)  # fmt: skip
 
@@ -99,9 +111,30 @@ class Space:
         """Return the numbers of threads that a backend can be given."""
         return (1,) if backend in self.own_threads else self.threads
 
-    def options_given(self, backend: str, batch_size: int, threads: int) -> tuple[Parameter, ...]:
-        """Return the runtime options of a backend that make a difference at this batch size with so many threads."""
-        return registry.backend(backend).options_given(self.options[backend], batch_size, threads)
+    def options_given(self, backend: str, scheme: str, batch_size: int, threads: int) -> tuple[Parameter, ...]:
+        """Return the options of a backend that make a difference at this setting, with the values the scheme allows."""
+        options = registry.backend(backend).options_given(self.options[backend], batch_size, threads)
+        return tuple(self.narrowed.get((backend, scheme, option.name), option) for option in options)
+
+    def knobs_given(self, structure: str, amount: float) -> tuple[Parameter, ...]:
+        """Return the knobs of a pruner with the values that go with an amount."""
+        return tuple(
+            self.narrowed.get((structure, str(amount), knob.name), knob) for knob in self.pruner_knobs[structure]
+        )
+
+    def knob_name(self, structure: str, amount: float, knob: Parameter) -> str:
+        """Return the name of the choice of a pruner's knob, the amount's own where not all values go with that."""
+        own = (structure, str(amount), knob.name) in self.narrowed
+        return f"{structure}.{amount}.{knob.name}" if own else f"{structure}.{knob.name}"
+
+    def option_name(self, backend: str, scheme: str, option: Parameter) -> str:
+        """Return the name of the choice of an option, which is the scheme's own where that allows not all values."""
+        own = (backend, scheme, option.name) in self.narrowed
+        return f"{backend}.{scheme}.{option.name}" if own else f"{backend}.{option.name}"
+
+    def batching_given(self, batch_size: int) -> tuple[Parameter, ...]:
+        """Return the choices of batching that make a difference: a batch of one is as long as its example."""
+        return self.batching if batch_size > 1 else ()
 
     def choices_of(self, candidate: Candidate) -> dict[str, Scalar]:
         """Return the choices that lead to ``candidate``, by name: what ``walk`` would have been told.
@@ -145,7 +178,8 @@ class Space:
     ) -> Candidate:  # fmt: skip
         offered = self.threads_of(backend)
         count = threads if threads is not None and backend not in self.own_threads else offered[0]
-        options = defaults(self.options_given(backend, batch_size, count))
+        given = (*self.batching_given(batch_size), *self.options_given(backend, scheme, batch_size, count))
+        options = defaults(given)
         options |= {name: value for name, value in chosen.items() if name in options}
         knobs = self.knobs[backend, scheme]
         return Candidate(
@@ -154,7 +188,7 @@ class Space:
             quantization=Quantization(scheme=scheme, **written(knobs, defaults(knobs))),
             pruning=Pruning(**pruning),
             batch_size=batch_size,
-            runtime=Runtime(threads=count, **written(self.options_given(backend, batch_size, count), options)),
+            runtime=Runtime(threads=count, **written(given, options)),
         )
 
     def candidates(self) -> Iterator[Candidate]:
@@ -173,12 +207,14 @@ class Space:
     @property
     def size(self) -> int:
         """The number of candidates."""
-        prunings = 1 + sum(len(self.amounts[s].values) * combinations(self.pruner_knobs[s]) for s in self.amounts)
+        prunings = 1 + sum(combinations(self.knobs_given(structure, float(amount)))
+                           for structure, grid in self.amounts.items() for amount in grid.values)  # fmt: skip
         return prunings * sum(
-            sum(combinations(self.knobs[backend, scheme]) for scheme in schemes)
-            * sum(combinations(self.options_given(backend, batch_size, threads))
+            combinations(self.knobs[backend, scheme])
+            * sum(combinations(
+                (*self.batching_given(batch_size), *self.options_given(backend, scheme, batch_size, threads)))
                   for batch_size in self.batch_sizes for threads in self.threads_of(backend))
-            for backend, schemes in self.schemes.items()
+            for backend, schemes in self.schemes.items() for scheme in schemes
         )  # fmt: skip
 
     def dimensions(self) -> list[tuple[str, Parameter]]:
@@ -188,14 +224,20 @@ class Space:
             found.append((f"{backend}.scheme", _choice("scheme", schemes)))
             for scheme in schemes:
                 found += [(f"{backend}.{scheme}.{knob.name}", knob) for knob in self.knobs[backend, scheme]]
+                own = [self.narrowed.get((backend, scheme, option.name)) for option in self.options[backend]]
+                found += [(f"{backend}.{scheme}.{option.name}", option) for option in own if option is not None]
             found += [(f"{backend}.{option.name}", option) for option in self.options[backend]]
-        found.append(("pruning", _choice("pruning", (NO_PRUNING, *self.amounts))))
+        known = registry.pruners()
+        pays = "; ".join(f"{name} pays {known[name].pays}" for name in self.amounts if known[name].pays)
+        found.append(("pruning", Choice("pruning", (NO_PRUNING, *self.amounts), NO_PRUNING, pays)))
         for structure, amount in self.amounts.items():
             found.append((f"{structure}.amount", amount))
             found += [(f"{structure}.{knob.name}", knob) for knob in self.pruner_knobs[structure]]
+            found += [(f"{structure}.{share}.{name}", knob) for (owner, share, name), knob in self.narrowed.items()
+                      if owner == structure]  # fmt: skip
         found.append(("batch_size", _choice("batch_size", self.batch_sizes)))
         found.append(("threads", _choice("threads", self._all_threads)))
-        return found
+        return found + [(item.name, item) for item in self.batching]
 
     @property
     def _all_threads(self) -> tuple[int, ...]:
@@ -239,6 +281,7 @@ def derive_space(
     knobs: dict[tuple[str, str], tuple[Parameter, ...]] = {}
     options: dict[str, tuple[Parameter, ...]] = {}
     elsewhere: dict[str, Target] = {}
+    narrowed: dict[Key, Narrowed] = {}
     for name in only_backends:
         registry.backend(name)
     for name, backend in registry.backends().items():
@@ -258,24 +301,34 @@ def derive_space(
         schemes[name] = tuple(legal)
         recipes[name] = tuple(scheme for scheme, item in legal.items() if item.known_good(profile, beside))
         options[name] = backend.options_for(profile, beside)
+        narrowed |= narrowed_options(backend, legal, options[name], beside)
         knobs |= {(name, scheme): quantizer.parameters_for(profile, beside) for scheme, quantizer in legal.items()}
         elsewhere |= {} if beside is target else {name: beside}
     if not schemes:
         raise UsageError("no backend is left: " + "; ".join(f"{item.what}: {item.why}" for item in exclusions))
     pruners = _legal_pruners(profile, target, exclusions)
+    batching = None if profile.lengths is None else profile.lengths.option
+    if profile.lengths is not None and profile.lengths.refused is not None:
+        exclusions.append(Exclusion(what="batches from buckets of similar length", why=profile.lengths.refused))
+    for pruner in pruners.values():
+        narrowed |= narrowed_knobs(pruner, profile)
+    exclusions += [Exclusion(what=f"{' '.join(key)} {value}", why=why)
+                   for key, (_, refused) in narrowed.items() for value, why in refused.items()]  # fmt: skip
     return Space(
         target=target,
         schemes=schemes,
         recipes=recipes,
         knobs=knobs,
         options=options,
-        amounts={structure: pruner.amount for structure, pruner in pruners.items()},
+        amounts={structure: pruner.amount_for(profile) for structure, pruner in pruners.items()},
         pruner_knobs={structure: pruner.parameters_for(profile) for structure, pruner in pruners.items()},
         batch_sizes=tuple(batch_sizes) or BATCH_SIZES,
         threads=(threads,) if threads else thread_counts(target.cores),
         exclusions=tuple(exclusions),
         elsewhere=elsewhere,
+        narrowed={key: left.choice for key, left in narrowed.items()},
         own_threads=frozenset(name for name in schemes if target.device in registry.backend(name).own_threads),
+        batching=(batching,) if batching is not None and max(batch_sizes or BATCH_SIZES) > 1 else (),
     )
 
 
@@ -343,7 +396,11 @@ def values_of(candidate: Candidate) -> dict[str, Scalar]:
         f"{candidate.pruning.structure}.recovery": candidate.pruning.recovery,
         f"{candidate.pruning.structure}.recovery_steps": candidate.pruning.recovery_steps,
     }
-    plain |= {f"{candidate.pruning.structure}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
+    if BUCKETS.name in candidate.runtime.knobs:
+        plain[BUCKETS.name] = candidate.runtime.knobs[BUCKETS.name]
+    for owner in (candidate.pruning.structure, f"{candidate.pruning.structure}.{candidate.pruning.amount}"):
+        plain |= {f"{owner}.{knob}": value for knob, value in candidate.pruning.knobs.items()}
     plain |= {f"{candidate.backend}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
     prefix = f"{candidate.backend}.{candidate.quantization.scheme}"
+    plain |= {f"{prefix}.{knob}": value for knob, value in candidate.runtime.knobs.items()}
     return plain | {f"{prefix}.{knob}": value for knob, value in candidate.quantization.knobs.items()}

@@ -1,4 +1,4 @@
-"""Write the tables of docs/space.md from what backends and quantizers declare: ``python scripts/space_tables.py``.
+"""Write the tables of docs/space.md from what is declared: ``python scripts/space_tables.py``.
 
 What stands between ``<!-- NAME -->`` and the next ``<!-- end -->`` is replaced. Plugins of others are left out.
 """
@@ -64,6 +64,31 @@ def options() -> Rows:
     return rows
 
 
+def structures() -> Rows:
+    """One row for each pruner of ours."""
+    rows: Rows = [("structure", "file", "amount", "it pays")]
+    for name, item in sorted(registry.pruners().items()):
+        if _ours(item):
+            amount, first, last = item.amount, item.amount.values[0], item.amount.values[-1]
+            grid = f"{first} to {last} in steps of {amount.step}" if first != last else f"{first}"
+            file = "/".join(type(item).__module__.split(".")[1:])
+            needs = f"; the target must have {' or '.join(f'`{each}`' for each in item.needs)}" if item.needs else ""
+            rows.append((f"`{name}`", f"`{file}.py`", f"{grid}: {amount.description}{needs}", item.pays))
+    return rows
+
+
+def pruner_knobs() -> Rows:
+    """One row for each knob of the pruners of ours; structures that declare it alike share a row."""
+    found: dict[Parameter, list[str]] = {}
+    for name, item in sorted(registry.pruners().items()):
+        for knob in item.parameters if _ours(item) else ():
+            found.setdefault(knob, []).append(name)
+    rows: Rows = [("structures", "knob", "values", "meaning")]
+    for knob, of in found.items():
+        rows.append((", ".join(of), f"`{knob.name}`", values(knob), knob.description))
+    return rows
+
+
 def values(parameter: Parameter) -> str:
     """List the values of a knob, the known-good one in bold."""
     words = [(str(each).lower() if isinstance(each, bool) else str(each), each) for each in parameter.values]
@@ -76,7 +101,10 @@ def table(rows: Rows) -> str:
     return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
 
 
-TABLES: dict[str, Callable[[], Rows]] = {"backends": backends, "options": options, "schemes": schemes, "knobs": knobs}
+TABLES: dict[str, Callable[[], Rows]] = {
+    "backends": backends, "options": options, "schemes": schemes, "knobs": knobs, "structures": structures,
+    "pruner knobs": pruner_knobs,
+}  # fmt: skip
 
 
 def filled(page: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from evaluators import registry
 from evaluators.errors import InfrastructureError, UsageError
 from evaluators.frozen import Frozen
 from evaluators.joint_space import JointSpace, derive_joint_space
+from evaluators.legality import Pair, explain_legality
 from evaluators.parameters import Number
 from evaluators.profile import Problem, WorkloadProfile
 from evaluators.space import Exclusion
@@ -37,6 +38,7 @@ from search.machines import doctor as doctor
 from search.machines import work as run_worker
 from search.progress import Progress, Silent
 from search.result import SearchResult, TrialResult
+from search.sensitivity import sensitivity as sensitivity
 from search.spec import SearchSpec, load_spec
 from search.view import search_result, trial_results
 from workers.interpreters import Interpreters, open_interpreters
@@ -68,7 +70,10 @@ class DimensionReport(Frozen):
 
 
 class SpaceReport(Frozen):
-    """The size of the space, its choices, and what was left out and why."""
+    """The size of the space, its choices, and what was left out and why.
+
+    ``pairs`` are every technique on every backend, legal or refused, where that was asked for.
+    """
 
     workload: str
     target: str
@@ -76,6 +81,7 @@ class SpaceReport(Frozen):
     size: int
     dimensions: tuple[DimensionReport, ...]
     exclusions: tuple[Exclusion, ...]
+    pairs: tuple[Pair, ...] = ()
 
 
 class StatusReport(Frozen):
@@ -158,12 +164,12 @@ def resume(
         return _coordinate(ledger, home, ledger.search(record.id), progress, interpreters, keeping)
 
 
-def check(workload: str, home: Path) -> CheckReport:
+def check(workload: str, home: Path, sandbox: Sandbox | None = None) -> CheckReport:
     """Validate a workload in a process of its own: model, splits, metric, export, and a float score."""
     begun = time.monotonic()
     _check_exists(workload)
-    with Sandbox() as sandbox:
-        answer = run_profile(sandbox, writable(home), absolute_reference(workload))
+    with Sandbox() if sandbox is None else nullcontext(sandbox) as running:
+        answer = run_profile(running, writable(home), absolute_reference(workload))
     if answer is None:
         raise InfrastructureError("the check was cancelled")
     problems = list(answer.problems) + list(answer.profile.problems if answer.profile else ())
@@ -177,15 +183,15 @@ def check(workload: str, home: Path) -> CheckReport:
     )
 
 
-def space(workload: str, home: Path, spec: SearchSpec | None = None) -> SpaceReport:
-    """Describe the space of a workload on this machine."""
+def space(workload: str, home: Path, spec: SearchSpec | None = None, *, explain: bool = False) -> SpaceReport:
+    """Describe the space of a workload on this machine; ``explain`` every pair of technique and backend."""
     found = check(workload, home)
     if found.profile is None:
         raise UsageError("; ".join(problem.what for problem in found.problems))
     legal = space_of(found.profile, spec, home)
     return SpaceReport(
         workload=found.profile.name, target=",".join(legal.targets), targets=legal.targets, size=legal.size,
-        dimensions=_dimensions(legal), exclusions=legal.exclusions,
+        dimensions=_dimensions(legal), exclusions=legal.exclusions, pairs=explain_legality(legal) if explain else (),
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def verify_bundle(folder: Path, backend_python: Pythons = NO_PYTHONS) -> BundleR
 
 def run_bundle(
     folder: Path, home: Path, *, file: Path | None = None, workload: str | None = None, examples: int = 100,
-    output: Path | None = None, other_target: bool = False, trust: str | None = None,
+    output: Path | None = None, scores: Path | None = None, other_target: bool = False, trust: str | None = None,
     backend_python: Pythons = NO_PYTHONS,
 ) -> BundleRun:  # fmt: skip
     """Run a bundle in a process of its own, which opens it; what lies in this home's own bundles is trusted.
@@ -120,6 +120,7 @@ def run_bundle(
     own = folder.resolve().is_relative_to((home / "bundles").resolve())
     options = {
         "--input": file, "--workload": workload, "--examples": examples, "--output": output,
+        "--scores": scores,
         "--trust": trust or ("own" if own else None),
     }  # fmt: skip
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]

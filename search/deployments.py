@@ -12,8 +12,8 @@ from search.home import home_folder
 from search.promotion.names import ModelAlias, parse_model_alias, parse_model_name
 from search.promotion.registry import Registry
 from workers.certifying import Certifier
+from workers.lease import registry_lock
 from workers.ledger import Ledger
-from workers.locks import registry_lock
 from workers.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def rollback(name: str, home: Path) -> RollbackReport:
     from search.promotion.lifecycle import roll_back
 
     wanted = parse_model_alias(name)
-    with _opened(home) as ledger, registry_lock(home, wanted.model):
+    with _opened(home) as ledger, registry_lock(ledger, wanted.model):
         return roll_back(ledger, Registry(home), wanted)
 
 
@@ -96,7 +96,7 @@ def reconcile(home: Path, *, restore: bool = False) -> ReconcileReport:
     with _opened(home) as ledger:
         registry, found = Registry(home), []
         for model in sorted({step.model for step in ledger.alias_steps()}):
-            with registry_lock(home, model):
+            with registry_lock(ledger, model):
                 found += reconcile_model(ledger, registry, model, restore=restore)
     return ReconcileReport(aliases=tuple(found))
 

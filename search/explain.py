@@ -9,8 +9,10 @@ from evaluators.errors import UsageError
 from evaluators.frozen import Frozen
 from evaluators.outcome import Diagnosis, Ratio
 from evaluators.target import Target
+from search.curves import Curve
 from search.reasons import RULES, Case, reason_for
 from search.result import SearchResult, TrialResult
+from search.saturation import curve_of
 from search.spec import SearchSpec
 from search.twins import Twin, batch_siblings, batch_utilization, find_twin, speedup_over
 from search.view import relaxation
@@ -29,6 +31,7 @@ class Explanation(Frozen):
         compared: what that interval says; ``unsure`` where it holds 1.
         timed_in_turn: whether drift of the machine cancels in the comparison.
         batch_utilization: throughput over that of the same candidate at batch size 1; null without that trial.
+        curve: throughput over batch size, where others of the trial's were measured; it says where it saturates.
         why: why the trial is not surely faster than its twin, in one sentence; null where it is, or has none.
         looked_at: what was looked at where nothing explains it.
         reproduce: the command that runs the trial again.
@@ -46,6 +49,7 @@ class Explanation(Frozen):
     timed_in_turn: bool = False
     diagnosis: Diagnosis | None = None
     batch_utilization: float | None = None
+    curve: Curve | None = None
     why: str | None = None
     looked_at: tuple[str, ...] = ()
     reproduce: str
@@ -78,7 +82,8 @@ def explain(
         search=result.search, trial=trial, verdicts=_verdicts(trial, spec), relaxed=_relaxed(trial, spec),
         twin=twin and twin.trial, twin_kind=twin and twin.kind, twin_differs=twin.differs if twin else (),
         speedup_over_twin=ratio, compared=compared, timed_in_turn=in_turn, diagnosis=trial.diagnosis,
-        batch_utilization=batch_utilization(trial, siblings), why=why, looked_at=looked_at,
+        batch_utilization=batch_utilization(trial, siblings), curve=curve_of(trial, trials),
+        why=why, looked_at=looked_at,
         reproduce=trial.reproduce or command(result, "reproduce", result.search, str(number)),
     )  # fmt: skip
 

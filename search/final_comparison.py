@@ -25,7 +25,9 @@ LEAST_ROUNDS = 3
 def run_final_comparison(session: Session) -> None:
     """Time the finalists in turn until the best of the search and its references are among them; record the result."""
     recorded = session.ledger.search(session.record.id).finals
-    known = Finals.model_validate(recorded) if recorded else None
+    known = Finals.model_validate(recorded) if recorded else _answered(session)
+    if known is not None and not recorded:
+        session.ledger.update_search(session.record.id, finals=known.to_json())
     for _ in range(MOST_COMPARISONS):
         trials = session.trials()
         best = session.best(trials)
@@ -45,6 +47,28 @@ def run_final_comparison(session: Session) -> None:
             f"trial {leader.number} ({leader.label}) looks better than the best by a measurement of its own, and there "
             "was no time left to time it in turn; give the search more time"
         )
+
+
+def _answered(session: Session) -> Finals | None:
+    """Return what an earlier search found, in the numbers of this one, if it timed the best and its references in turn.
+
+    Trials that it answered have its bundles, and latencies that its comparison has amended.
+    """
+    trials = session.trials()
+    best = session.best(trials)
+    if best is None or best.answered_by is None:
+        return None
+    earlier = best.answered_by.rpartition("/")[0]
+    found = session.ledger.search(earlier).finals
+    if not found:
+        return None
+    finals, mine = Finals.model_validate(found), {trial.answered_by: trial.number for trial in trials}
+    numbers = {number: mine[name] for number in finals.trials if (name := f"{earlier}/{number}") in mine}
+    wanted = {trial.number for trial in (best, *references(trials, best, session.spec))}
+    if finals.best not in numbers or not wanted <= set(numbers.values()):
+        return None
+    rows = [row.model_copy(update={"trial": numbers[row.trial]}) for row in finals.rows if row.trial in numbers]
+    return finals.model_copy(update={"best": numbers[finals.best], "rows": tuple(rows), "seconds": 0.0})
 
 
 def _compare(session: Session, chosen: Sequence[TrialResult], earlier_seconds: float) -> Finals | None:

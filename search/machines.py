@@ -23,6 +23,7 @@ from evaluators.target import (
     probe_target,
     probe_targets,
 )
+from search.revalidations import Revalidations
 from workers.alive import touching
 from workers.interpreters import Interpreters, open_interpreters
 from workers.keeping import Keeping
@@ -110,8 +111,9 @@ def work(
         reasons = "; ".join(f"{report.name}: {report.reason}" for report in capabilities.backends)
         raise UsageError(f"no backend can be used on {found.name}: {reasons}")
     tell = touching(alive)
-    hear = None if broker is None else _hear_through(broker, found.name)
     with Sandbox() as sandbox:
+        errands = Revalidations(ledger, home, sandbox, device or devices[0] if devices else None, say, (drain, abort))
+        hear = None if broker is None else _hear_through(broker, found.name, errands.check)
         worker = Worker(ledger, sandbox, home, capabilities, name=name, device=device, say=say, alive=tell,
                         interpreters=interpreters, keeping=keeping, meter=meter)  # fmt: skip
         for note in interpreters.notes():
@@ -121,7 +123,7 @@ def work(
     return WorkerReport(worker=worker.name, target=found.name, device=worker.device, finished=finished)
 
 
-def _hear_through(broker: str, target: str) -> Hear:
+def _hear_through(broker: str, target: str, revalidate: Callable[[str, float], None]) -> Hear:
     from workers.celery_app import hear, make_app
 
-    return partial(hear, make_app(broker, [target]))
+    return partial(hear, make_app(broker, [target]), revalidate=revalidate)

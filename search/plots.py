@@ -383,6 +383,9 @@ def _findings(trial: TrialResult, result: SearchResult) -> list[str]:
         found.append(f"{show_speedup(trial.speedup.value, trial.speedup.ci95)} as fast as eager fp32, timed in turn")
     if trial.throughput_per_s is not None:
         found.append(f"throughput {show_rate(trial.throughput_per_s)}")
+    if trial.bucketing is not None:
+        gain = show_speedup(trial.bucketing.gain.value, trial.bucketing.gain.ci95)
+        found.append(f"batches from {len(trial.bucketing.edges)} buckets: {gain} those as they come")
     if trial.accuracy is not None:
         spread = show_interval("accuracy", trial.accuracy_ci95)
         drop = show_drop(trial.accuracy_drop, is_share(trial))

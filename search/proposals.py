@@ -15,7 +15,7 @@ from evaluators.parameters import Number, Parameter
 from evaluators.space import Space, values_of
 from search.front import best_trial, nearest_trials, pareto_front
 from search.result import TrialResult
-from search.sampling import Sampler, Told
+from search.sampling import Instead, Sampler, Told
 from search.spec import SearchSpec
 from workers.records import TrialSource
 
@@ -43,10 +43,15 @@ class Proposal:
 class Proposer:
     """Decides the next candidate from what is known; what it keeps besides its random numbers follows from the space.
 
-    Of the trials it needs those that decide: ``Standing.shortlist``, or all of them.
+    Of the trials it needs those that decide: ``Standing.shortlist``, or all of them. What ``instead`` knows another
+    candidate for, as for a larger batch beyond saturation, is proposed only where nothing else is left.
     """
 
-    def __init__(self, space: JointSpace, spec: SearchSpec, sampler: Sampler, seed: int) -> None:
+    def __init__(
+        self, space: JointSpace, spec: SearchSpec, sampler: Sampler, seed: int,
+        instead: Instead = lambda candidate: None,
+    ) -> None:  # fmt: skip
+        self._instead = instead
         self._space = space
         self._spec = spec
         self._sampler = sampler
@@ -72,7 +77,7 @@ class Proposer:
                 return proposal
         if len(told) % 2 and (neighbour := self._neighbour(trials, told, avoid)) is not None:
             return Proposal(neighbour, "neighbour")
-        candidate = self._sampler.ask(told, avoid)
+        candidate = self._sampler.ask(told, avoid, self._instead)
         return None if candidate is None else Proposal(candidate, "sampled")
 
     def references(self, trials: Sequence[TrialResult]) -> list[Proposal]:
@@ -146,7 +151,7 @@ class Proposer:
         for anchor in anchors:
             unseen = {
                 name: fresh for name, found in self._neighbours.unseen(anchor.candidate, told).items()
-                if (fresh := [each for each in found if each.target not in avoid])
+                if (fresh := [each for each in found if each.target not in avoid and self._instead(each) is None])
             }  # fmt: skip
             if unseen:
                 return unseen[self._random.choice(sorted(unseen))][0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evaluators.diagnosis.executed import BITS, COMPUTING, CONVERSIONS, bits_of
+from evaluators.diagnosis.executed import BITS, COMPUTING, CONVERSIONS, bits_of, weights_only
 from evaluators.outcome import Diagnosis, Operators
 from evaluators.quantizers.traits import BFLOAT16, saturates
 from evaluators.target import Target
@@ -94,14 +94,16 @@ def no_bfloat16(case: Case) -> str | None:
 
 def dense_kernels(case: Case) -> str | None:
     """Zeros between other weights are multiplied like them."""
-    if case.twin.kind != "unpruned" or case.trial.candidate.pruning.structure != "unstructured":
+    structure, backend = case.trial.candidate.pruning.structure, case.trial.candidate.backend
+    zeros = structure == "unstructured" or (structure == "sparse_2_4" and backend != "tensorrt")
+    if case.twin.kind != "unpruned" or not zeros:
         return None
-    return f"unstructured zeros are no faster on dense kernels, and {case.trial.candidate.backend} has no others"
+    return f"{structure} zeros are no faster on dense kernels, and {backend} has no others: they pay in compressed size"
 
 
 def nothing_lowered(case: Case) -> str | None:
     """A scheme that changed nothing that computes."""
-    if bits_of(case.scheme) >= 32 or not case.computing() or case.lowered():
+    if bits_of(case.scheme) >= 32 or weights_only(case.scheme) or not case.computing() or case.lowered():
         return None
     count = sum(item.count for item in case.computing())
     return f"none of the {count} operators that compute runs in {case.precision}: all of them stayed in float"
@@ -140,7 +142,7 @@ def slower_kernels(case: Case) -> str | None:
 
 def left_in_float(case: Case) -> str | None:
     """What stayed in float bounds what the rest can gain."""
-    if bits_of(case.scheme) >= 32:
+    if bits_of(case.scheme) >= 32 or weights_only(case.scheme):
         return None
     wide = [item for item in case.computing() if item not in case.lowered()]
     share, count = _share(wide), sum(item.count for item in wide)
@@ -257,6 +259,8 @@ def _kernels(operators: list[Operators]) -> str:
 def _why_float(case: Case, kind: str) -> str:
     if kind in ("matmul", "attention"):
         return "products of two activations lose much in low precision and are left alone"
+    if share := case.trial.candidate.quantization.knobs.get("float_share"):
+        return f"float_share keeps {float(share):.0%} of the layers in float, those that {case.precision} costs most"
     if case.diagnosis.fallbacks:
         return f"{case.trial.candidate.backend} or its quantizer has no {case.precision} kernel for them"
     if case.scheme.startswith("dynamic"):

@@ -11,8 +11,10 @@ from typing import Any
 from evaluators.outcome import Constraint, Interval
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Accelerator, Target, environment
+from search.batch_charts import MOST_CURVES, batching_figure
 from search.deciding import advice, decided_by
 from search.result import Finals, Relaxation, SearchResult, TrialResult
+from search.saturation import show_saturation
 from search.under_load import report_cards, report_rows, served_cells
 from search.units import show_bytes, show_ms
 from search.wording import (
@@ -122,6 +124,7 @@ def _facts(
             *result.notes,
             *(f"{item.what} {item.advice}".strip() for item in (profile.problems if profile else ())),
         ],
+        "saturation": [f"{curve.label}: {show_saturation(curve)}" for curve in result.curves[:MOST_CURVES]],
         "commands": _commands(result),
         "environment": _environment(profile, targets),
         "version": environment().get("paretune", ""),
@@ -249,6 +252,7 @@ def _comparison(result: SearchResult) -> dict[str, Any]:
          lambda trial: show_speedup(trial.speedup.value if trial.speedup else None),
          lambda trial: show_ratios(trial.speedup.ci95) if trial.speedup else ""),
         ("size on disk", lambda trial: show_bytes(trial.size_bytes), lambda trial: ""),
+        ("size compressed", lambda trial: show_bytes(trial.size_compressed_bytes), lambda trial: ""),
         ("peak memory", lambda trial: show_bytes(trial.peak_memory_bytes), lambda trial: ""),
         ("peak device memory", lambda trial: show_bytes(trial.device_memory_bytes), lambda trial: ""),
         ("energy of one call", lambda trial: show_joules(trial.energy_j), lambda trial: ""),
@@ -268,6 +272,8 @@ def _figures(result: SearchResult, trials: Sequence[TrialResult]) -> dict[str, s
     figures = {"front": pareto_figure(result, trials)}
     if any(trial.feasible for trial in trials):
         figures |= {"factors": factors_figure(result, trials), "progress": progress_figure(result, trials)}
+    if result.curves:
+        figures["batching"] = batching_figure(result.curves)
     return {name: str(figure.to_json()) for name, figure in figures.items()}
 
 

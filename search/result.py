@@ -8,7 +8,18 @@ from pydantic import Field
 
 from evaluators.candidate import Candidate
 from evaluators.frozen import Frozen
-from evaluators.outcome import Constraint, Diagnosis, Interval, LatencyEvidence, Outcome, Ratio, ServerEvidence, Verdict
+from evaluators.outcome import (
+    Bucketing,
+    Constraint,
+    Diagnosis,
+    Interval,
+    LatencyEvidence,
+    Outcome,
+    Ratio,
+    ServerEvidence,
+    Verdict,
+)
+from search.curves import Curve
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -48,6 +59,7 @@ class TrialResult(Frozen):
         undecided: measured in full, no limit is surely missed, and at least one is not surely kept.
         server: what single requests at random saw of it, in the server scenario.
         speedup: over eager fp32 at the same batch size and threads, timed in turn with this trial.
+        bucketing: what batches from buckets of similar length gain over batches as examples come, where it has them.
         cost_per_million: of a million inferences at the price of the trial's target, null without one.
         accuracy_examples: how many of validation were scored; ``accuracy_complete`` says whether it was all.
         energy_j: of one call with the whole batch, where the machine tells it.
@@ -69,6 +81,7 @@ class TrialResult(Frozen):
     server: ServerEvidence | None = None
     speedup: Ratio | None = None
     throughput_per_s: float | None = None
+    bucketing: Bucketing | None = None
     cost_per_million: float | None = None
     accuracy: float | None = None
     accuracy_ci95: Interval | None = None
@@ -77,6 +90,7 @@ class TrialResult(Frozen):
     accuracy_examples: int | None = None
     accuracy_complete: bool | None = None
     size_bytes: int | None = None
+    size_compressed_bytes: int | None = None
     peak_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
     energy_j: float | None = None
@@ -188,6 +202,7 @@ class SearchResult(Frozen):
         speedup / speedup_over_float: latency of ``baseline`` / ``best_float`` over that of ``best``; with a 95 %
             interval where the final comparison timed the two in turn.
         undecided: the best few trials whose values lie within the limits, but not surely; best objective first.
+        curves: throughput over batch size wherever several were measured, that with the highest throughput first.
         polluted: blocks of calls that were thrown away because other programs used the processor meanwhile.
         never_clean: trials whose latency is not judged because other programs never left enough time.
     """
@@ -216,6 +231,7 @@ class SearchResult(Frozen):
     relaxations: tuple[Relaxation, ...] = ()
     front: tuple[TrialResult, ...] = ()
     finals: Finals | None = None
+    curves: tuple[Curve, ...] = ()
     trials: TrialCounts
     polluted: int = 0
     never_clean: int = 0
@@ -278,6 +294,7 @@ def trial_result(
         server=evidence.server,
         speedup=latency and latency.speedup,
         throughput_per_s=evidence.throughput_per_s,
+        bucketing=evidence.bucketing,
         accuracy=accuracy and accuracy.accuracy,
         accuracy_ci95=accuracy and accuracy.ci95,
         accuracy_drop=accuracy and accuracy.drop,
@@ -285,6 +302,7 @@ def trial_result(
         accuracy_examples=accuracy and accuracy.examples,
         accuracy_complete=accuracy and accuracy.complete,
         size_bytes=evidence.size_bytes,
+        size_compressed_bytes=evidence.size_compressed_bytes,
         peak_memory_bytes=evidence.peak_memory_bytes,
         device_memory_bytes=evidence.device_memory_bytes,
         energy_j=evidence.energy_j,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ASKS_PER_CANDIDATE = 10
 ASKS_WHEN_FULL = 3
 """So often at most a candidate is asked for, where repeats come, before and after the sampler has seen much."""
+
+Instead = Callable[[Candidate], str | None]
+"""Returns the hash of a known candidate that says all there is to expect of another one, or None."""
 
 RANDOM_TRIES = 200
 SMALL_SPACE = 20_000
@@ -59,12 +62,15 @@ class Sampler:
         self._is_full = False
         self._rest: dict[tuple[str, ...], list[Candidate]] = {}
 
-    def ask(self, known: Mapping[str, Told | None], avoid: Collection[str] = ()) -> Candidate | None:
+    def ask(
+        self, known: Mapping[str, Told | None], avoid: Collection[str] = (), instead: Instead = lambda candidate: None
+    ) -> Candidate | None:
         """Return a candidate that is not in ``known`` (by hash), or None if the space is exhausted.
 
         A repeat is answered with what is known of it (None: it still runs), and asked again; after ten repeats a random
         unseen candidate takes its place. It is of none of the targets to ``avoid``. Once the sampler has seen much,
-        repeats are no longer answered, and fewer.
+        repeats are no longer answered, and fewer. What ``instead`` knows another candidate for counts as a repeat of
+        that one, and comes only where nothing else is left.
         """
         offered = [target for target in self._space.targets if target not in avoid]
         if not offered:
@@ -74,23 +80,29 @@ class Sampler:
                 self._study.enqueue_trial({TARGET: self._random.choice(offered)})
             trial = self._study.ask()
             candidate = self._space.walk(partial(_suggest, trial))
-            if candidate.hash not in known:
+            name = candidate.hash if candidate.hash in known else instead(candidate)
+            if name is None:
                 self._running[candidate.hash] = trial
                 self._candidates[candidate.hash] = candidate
                 return candidate
-            told = known[candidate.hash]
+            told = known.get(name)
             if told is not None and not self._is_full:
                 self._finish(trial, told)
             else:
                 self._study.tell(trial, state=_state("FAIL"))
-        return self.unseen(known, offered)
+        return self.unseen(known, offered, instead)
 
-    def unseen(self, known: Collection[str], targets: Sequence[str]) -> Candidate | None:
-        """Return a random candidate of these targets that is not in ``known``, or None if there is none."""
+    def unseen(
+        self, known: Collection[str], targets: Sequence[str], instead: Instead = lambda candidate: None
+    ) -> Candidate | None:
+        """Return a random candidate of these targets that is not in ``known``, or None if there is none.
+
+        What ``instead`` knows another candidate for comes last.
+        """
         for _ in range(RANDOM_TRIES):
             space = self._space.of(targets[0] if len(targets) == 1 else self._random.choice(targets))
             candidate = space.walk(lambda _, parameter: self._random.choice(parameter.values))
-            if candidate.hash not in known:
+            if candidate.hash not in known and instead(candidate) is None:
                 return candidate
         spaces = [self._space.of(target) for target in targets]
         if sum(space.size for space in spaces) > SMALL_SPACE:
@@ -98,7 +110,8 @@ class Sampler:
         left = self._rest.get(tuple(targets))
         everything = (each for space in spaces for each in space.candidates()) if left is None else left
         rest = self._rest[tuple(targets)] = [each for each in everything if each.hash not in known]
-        return self._random.choice(rest) if rest else None
+        first = [each for each in rest if instead(each) is None]
+        return self._random.choice(first or rest) if rest else None
 
     def tell(self, candidate: Candidate, told: Told) -> None:
         """Tell how a candidate ended, whoever proposed it."""

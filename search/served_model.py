@@ -53,7 +53,8 @@ class ServedBundle(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             WorkloadError: an input is missing or unknown, or the inputs differ in length.
         """
         arrays = named_arrays(model_input, self._manifest.inputs)
-        outputs = run_in_batches(self._runner, arrays, self._manifest.candidate.batch_size)
+        manifest = self._manifest
+        outputs = run_in_batches(self._runner, arrays, manifest.candidate.batch_size, manifest.buckets)
         if self._manifest.outputs.style == "tensor":
             return outputs[0]
         return dict(zip(self._manifest.outputs.names, outputs, strict=True))

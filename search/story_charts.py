@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from search.batch_charts import MOST_CURVES, batching_figure
 from search.history import Moment, moments_of, turning_points
 from search.palette import NEUTRAL, STAR
 from search.result import SearchResult, TrialResult
+from search.saturation import curves_of, show_saturation
 from search.scene import axes_of
 from search.style import apply_style
 from search.wording import in_shares, show_speedup
@@ -37,6 +39,12 @@ def story_page(result: SearchResult, trials: Sequence[TrialResult]) -> str:
             ("What each factor is worth", f"Examples per second on the way from {worth.start_label} (trial "
              f"#{worth.start}) to the best, over trials that were measured. Another order of the factors would share "
              "the gain out differently.", worth_figure(worth), tuple(show_worth(worth)))
+        )  # fmt: skip
+    if curves := curves_of(trials):
+        parts.append(
+            ("Throughput over batch size", "A diamond marks where it saturates: no larger batch that was measured "
+             "gains 5 % or more.", batching_figure(curves),
+             tuple(f"{curve.label}: {show_saturation(curve)}" for curve in curves[:MOST_CURVES]))
         )  # fmt: skip
     body = "".join(_section(*part, first=number == 0) for number, part in enumerate(parts))
     return _PAGE.format(title=escape(result.name), body=body)

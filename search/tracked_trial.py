@@ -17,6 +17,7 @@ from search.wording import (
     all_knobs,
     ending_of,
     is_share,
+    show_bucketing,
     show_drop,
     show_interval,
     show_rate,
@@ -44,12 +45,17 @@ def metrics_of(trial: TrialResult) -> dict[str, float]:
     if trial.server is not None:
         found |= server_metrics(trial.server)
     found["throughput/per_s"] = trial.throughput_per_s
+    if trial.bucketing is not None:
+        found["throughput/bucketing_gain"] = trial.bucketing.gain.value
+        found |= _bounds("throughput/bucketing_gain", trial.bucketing.gain.ci95)
     found["quality/accuracy"] = trial.accuracy
     found["quality/drop"] = trial.accuracy_drop
     found["quality/examples"] = trial.accuracy_examples
     found |= _bounds("quality/accuracy", trial.accuracy_ci95) | _bounds("quality/drop", trial.accuracy_drop_ci95)
     found["cost/per_million"] = trial.cost_per_million
     found["cost/size_mb"] = None if trial.size_bytes is None else trial.size_bytes / 1e6
+    if trial.size_compressed_bytes is not None:
+        found["cost/size_compressed_mb"] = trial.size_compressed_bytes / 1e6
     found["cost/peak_memory_mb"] = None if trial.peak_memory_bytes is None else trial.peak_memory_bytes / 1e6
     found["cost/device_memory_mb"] = None if trial.device_memory_bytes is None else trial.device_memory_bytes / 1e6
     found["cost/energy_j"] = trial.energy_j
@@ -107,6 +113,8 @@ def note_of(trial: TrialResult, search_id: str) -> str:
                      f"(95 % of the searched percentile: {spread}), {show_rate(trial.throughput_per_s)}.")  # fmt: skip
         if not trial.latency_ms.clean:
             lines.append("Other programs used the processor all the while, so this latency is not judged.")
+    if trial.bucketing is not None:
+        lines.append(f"Batches from buckets: {show_bucketing(trial.bucketing)}.")
     if trial.server is not None:
         lines.append(served_note(trial.server))
     if trial.speedup is not None:

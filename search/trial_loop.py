@@ -18,6 +18,7 @@ from evaluators.target import environment_of
 from evaluators.verdicts import judge_all
 from search.finalists import comparison_seconds
 from search.fleet import Fleet
+from search.foresight import Foresight
 from search.front import best_trial, nearest_trials, pareto_front
 from search.known_trials import KnownTrials
 from search.progress import Progress
@@ -95,7 +96,10 @@ class TrialLoop:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._sampler = Sampler(session.space, session.spec.seed)
-        self._proposer = Proposer(session.space, session.spec, self._sampler, session.spec.seed)
+        self._foresight = Foresight()
+        self._proposer = Proposer(
+            session.space, session.spec, self._sampler, session.spec.seed, self._foresight.instead_of
+        )
         self._told: dict[str, Told | None] = {}
         self._seconds: dict[tuple[str, str], tuple[int, float]] = {}
         self._known = KnownTrials(session.ledger, session.record.id, session.spec)
@@ -173,6 +177,8 @@ class TrialLoop:
         self._conclude(record.number)
 
     def _took(self, candidate: Candidate, seconds: float) -> None:
+        if not seconds:  # it was refused without being run
+            return
         key = (candidate.target, candidate.backend)
         count, total = self._seconds.get(key, (0, 0.0))
         self._seconds[key] = (count + 1, total + seconds)
@@ -187,8 +193,17 @@ class TrialLoop:
         session.account()
 
     def _answer(self, record: TrialRecord) -> bool:
-        """Answer a trial from an earlier search on the same target, if that one says enough about these limits."""
-        ledger = self._session.ledger
+        """Answer a trial from an earlier search on the same target, if that one says enough about these limits.
+
+        One that will not fit into memory, by what smaller batches took, is ended as well.
+        """
+        ledger, candidate = self._session.ledger, record.candidate
+        settings, target = self._session.settings_on(candidate.target), self._session.space.of(candidate.target).target
+        if record.gates and (refusal := self._foresight.refusal(candidate, target, settings.memory_limit_bytes)):
+            again = f"paretune reproduce {self._session.record.id} {record.number}"
+            return ledger.claim(record.id, record.attempt, "forecast", settings.lease_seconds) and ledger.finish(
+                record.id, record.attempt, "forecast", refusal.model_copy(update={"reproduce": again})
+            )
         if record.attempt > 1 or (known := ledger.find_evaluation(record.evaluation_key)) is None:
             return False
         answer = None if known.outcome is None else self._rejudged(known.outcome, record.gates)
@@ -214,6 +229,7 @@ class TrialLoop:
         if trial.outcome in ("queued", "running"):
             self._told[trial.candidate.hash] = None
             return
+        self._foresight.take(trial)
         failed = trial.outcome == "failed"
         judged = {verdict.constraint.metric: verdict.violation for verdict in trial.verdicts}
         unknown = FAILED_VIOLATION if failed else 0.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evaluators.candidate import Candidate, Pruning, Quantization
+from evaluators.candidate import Candidate, Pruning, Quantization, Runtime
 from evaluators.outcome import Interval, Ratio
 from search.result import TrialResult
 
@@ -70,10 +70,17 @@ def speedup_over(trial: TrialResult, other: TrialResult, percentile: str) -> tup
 
 
 def batch_siblings(trial: TrialResult, trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """Return the timed trials that differ from ``trial`` in nothing but their batch size, the smallest first."""
+    """Return the timed trials that differ from ``trial`` in nothing but their batch size, the smallest first.
+
+    An option that is asked at some batch sizes only counts as off at the others.
+    """
 
     def key(each: TrialResult) -> str:
-        return each.candidate.model_copy(update={"batch_size": 1}).canonical
+        runtime = each.candidate.runtime
+        switched_on = Runtime.model_validate(
+            {"threads": runtime.threads} | {k: v for k, v in runtime.knobs.items() if v}
+        )
+        return each.candidate.model_copy(update={"batch_size": 1, "runtime": switched_on}).canonical
 
     same = [other for other in trials if other.throughput_per_s and key(other) == key(trial)]
     return tuple(

@@ -10,6 +10,7 @@ from evaluators.outcome import Interval, Verdict
 from search.front import nearest_trials, objective_value, pareto_front, timed_best, undecided_trials
 from search.prices import cost_per_million
 from search.result import Finals, Overhead, Relaxation, SearchResult, TrialCounts, TrialResult, trial_result
+from search.saturation import curves_of
 from search.spec import SearchSpec
 from workers.records import SearchRecord, TrialRecord
 
@@ -75,7 +76,8 @@ def search_result(
         speedup_over_float=than_float, speedup_over_float_ci95=than_float_ci95,
         undecided=tuple(undecided_trials(trials, spec.goal, spec.percentile)),
         nearest=tuple(nearest), relaxations=tuple(relaxation(trial, spec) for trial in nearest), front=tuple(front),
-        finals=finals, trials=count_trials(trials), polluted=polluted, never_clean=never_clean,
+        finals=finals, curves=curves_of(trials), trials=count_trials(trials),
+        polluted=polluted, never_clean=never_clean,
         elapsed_s=round(record.elapsed_s, 3),
         overhead=Overhead(seconds=round(outside, 3), share=round(outside / max(record.elapsed_s, 1e-9), 4)),
         scored_by=record.profile.scored_by if record.profile else "", notes=tuple(notes), home=str(home), report=report,

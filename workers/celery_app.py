@@ -1,4 +1,4 @@
-"""Celery as the doorbell of a fleet: one task, whose message is the id of a trial and nothing else.
+"""Celery as the doorbell of a fleet: a task whose message is the id of a trial and nothing else, and one for errands.
 
 A queue per target; results, times and retries are none of Celery's business. Every setting that differs from Celery's
 own is here, with its reason.
@@ -16,6 +16,9 @@ from typing import Any
 from evaluators.errors import InfrastructureError, UsageError
 
 TASK = "paretune.trial"
+REVALIDATE = "paretune.revalidate"
+"""The errand of a worker that is due from time to time: name of what is deployed, and when it was last checked."""
+
 KEY_PREFIX = "paretune:"
 
 VISIBILITY_SECONDS = 3600.0
@@ -110,7 +113,10 @@ class CeleryBell:
             raise InfrastructureError(f"the broker cannot be reached: {error}") from error
 
 
-def hear(app: Any, target: str, handle: Callable[[str], None], until: Callable[[float], bool]) -> None:
+def hear(
+    app: Any, target: str, handle: Callable[[str], None], until: Callable[[float], bool], *,
+    revalidate: Callable[[str, float], None] | None = None,
+) -> None:  # fmt: skip
     """Hear the queue of ``target`` and ``handle`` each trial's id, one at a time, until ``until(seconds)`` says stop.
 
     The trial in progress is seen through. Celery's signal handlers and its set-up of logging stay out of the process;
@@ -118,12 +124,19 @@ def hear(app: Any, target: str, handle: Callable[[str], None], until: Callable[[
 
     Args:
         until: sleeps for at most so many seconds, and returns whether to stop.
+        revalidate: does the errand; its messages are refused where nobody does.
     """
     from celery.worker import state
 
     @app.task(name=TASK, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]
     def trial(trial_id: str) -> None:
         handle(trial_id)
+
+    if revalidate is not None:
+
+        @app.task(name=REVALIDATE, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]
+        def errand(name: str, done_at: float) -> None:
+            revalidate(name, done_at)
 
     app.finalize()
     app.set_default()  # the threads of the pool look for the task in the default app

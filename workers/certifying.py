@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from evaluators.bundle import Manifest
+from evaluators.errors import InfrastructureError
 from evaluators.jobs import MeasureJob, SealedJob
 from evaluators.outcome import Failure, FailureKind, Outcome
 from evaluators.target import device_of, devices_of
@@ -41,7 +42,7 @@ class Certifier:
         """Measure a bundle as a trial is: parity, latency, accuracy, with gates.
 
         Raises:
-            InfrastructureError: the sandbox failed.
+            InfrastructureError: the sandbox failed, or it was cancelled.
         """
         job = MeasureJob(bundle=str(bundle), profile=settings.profile, home=str(self._home), seed=settings.seed,
                          constraints=settings.constraints, protocol=settings.protocol)  # fmt: skip
@@ -51,7 +52,7 @@ class Certifier:
         """Score a bundle on the sealed test split.
 
         Raises:
-            InfrastructureError: the sandbox failed.
+            InfrastructureError: the sandbox failed, or it was cancelled.
         """
         job = SealedJob(bundle=str(bundle), profile=settings.profile, home=str(self._home),
                         constraints=settings.constraints, protocol=settings.protocol)  # fmt: skip
@@ -65,17 +66,16 @@ class Certifier:
         folder = self._home / "jobs" / "promotions" / label / job.job
         with device_lock(device, folder=self._locks, wait=partial(wait_for, self._cancel)) as held, using(self._home):
             if not held:
-                return _failed("the promotion was cancelled")
+                raise InfrastructureError(f"{label}: cancelled before there was an answer")
             ended = self._sandbox.run(
                 job, folder, timeout_s=settings.trial_timeout_s, memory_limit_bytes=settings.memory_limit_bytes,
                 env=env, cancel=self._cancel,
             )  # fmt: skip
         if ended.cancelled:
-            return _failed("the promotion was cancelled")
+            raise InfrastructureError(f"{label}: cancelled before there was an answer")
         if ended.result is None:
             return outcome_of_death(ended)
-        return ended.result.outcome or _failed("the job gave no outcome; this is a fault in paretune")
-
-
-def _failed(reason: str) -> Outcome:
-    return Outcome(kind="failed", failure=Failure(kind=FailureKind.ERROR, stage="start", reason=reason))
+        if ended.result.outcome is None:
+            reason = "the job gave no outcome; this is a fault in paretune"
+            return Outcome(kind="failed", failure=Failure(kind=FailureKind.ERROR, stage="start", reason=reason))
+        return ended.result.outcome

@@ -7,7 +7,8 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Self
 import psutil
 
 from evaluators.errors import InfrastructureError, UsageError
+from workers.holds import held_alone
 from workers.ledger import Ledger
 from workers.repeated import Repeated
 
@@ -105,6 +107,22 @@ class Heartbeat(Repeated):
         if not renewed:
             self.lost.set()
         return renewed
+
+
+@contextmanager
+def registry_lock(ledger: Ledger, model: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Be the only one of all who share the ledger who moves aliases of a registered model; others wait for it.
+
+    Args:
+        ledger: which all of them share.
+        model: whose aliases.
+        waiting: called once where somebody else is at it.
+
+    Raises:
+        InfrastructureError: the ledger cannot be reached, or somebody else took it: this process was silent for long.
+    """
+    with held_alone(ledger, f"registry {model}", owner=owner_name(), is_alive=owner_is_alive, waiting=waiting):
+        yield
 
 
 SEARCH_LEASE_SECONDS = 30.0

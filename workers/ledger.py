@@ -22,6 +22,7 @@ from evaluators.profile import WorkloadProfile
 from workers.comparisons import Comparisons
 from workers.coordination import Coordination
 from workers.database import Database, batched, lasting
+from workers.holds import Holds
 from workers.promotions import Promotions, certificates
 from workers.records import OutboxRecord, SearchRecord, SearchStatus, search_record
 from workers.registered import Workers
@@ -32,7 +33,7 @@ DATABASE = "ledger.db"
 FLEET = "ledger.url"
 
 
-class Ledger(Trials, Workers, Coordination, Comparisons, Promotions):
+class Ledger(Trials, Workers, Coordination, Comparisons, Promotions, Holds):
     """Searches, their trials, those who run them, and the outbox of news about them. Safe to share between threads.
 
     Args:

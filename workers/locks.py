@@ -75,24 +75,6 @@ def device_lock(
             lock.release()
 
 
-@contextmanager
-def registry_lock(home: Path, model: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Be the only one who moves aliases of a registered model of this home for the block; others wait for it.
-
-    ``waiting`` is called once where somebody else is at it.
-    """
-    folder = home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"registry-{_file_name(model)}.lock")
-    if not _try(lock):
-        waiting()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _try(lock: FileLock) -> bool:
     try:
         lock.acquire(timeout=0)

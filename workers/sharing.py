@@ -33,8 +33,8 @@ _EXPORT = (*_MODEL, "batch_size")
 _QUANTIZED = (*_EXPORT, "quantization", "backend", "target")
 _BUILT = (*_QUANTIZED, "runtime")
 DEPENDS: dict[str, tuple[str, ...]] = {
-    "prune": _MODEL, "recover": _MODEL, "counts": _MODEL, "reference": ("batch_size",), "export": _EXPORT,
-    "onnx": _EXPORT, "quantize": _QUANTIZED, "build": _BUILT, "qat": (*_MODEL, _TRAINING),
+    "prune": _MODEL, "recover": _MODEL, "counts": _MODEL, "sensitivity": _MODEL, "reference": ("batch_size",),
+    "export": _EXPORT, "onnx": _EXPORT, "quantize": _QUANTIZED, "build": _BUILT, "qat": (*_MODEL, _TRAINING),
 }  # fmt: skip
 """What of a candidate the result of a stage depends on, at most: where to look for it; its key decides."""
 

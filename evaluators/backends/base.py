@@ -44,6 +44,7 @@ class Backend(ABC):
         requires: distributions that must be installed.
         extra: the extra of ``pip install 'paretune[extra]'`` that brings them.
         options: runtime options besides ``threads``, each a dimension of the space; applied by ``load``.
+        left_out: why an option, or values of it, are not offered where they are not, by the option's name.
         quantizers: quantizers that come with the backend, besides those with an entry point of their own.
         as_written: values of options that run the user's module just as the user wrote it.
         own_threads: devices on which the runtime sets its threads itself, so that only ``threads`` 1 is a candidate.
@@ -59,6 +60,7 @@ class Backend(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     options: ClassVar[tuple[Parameter, ...]] = ()
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType({})
     quantizers: ClassVar[tuple[type[Quantizer], ...]] = ()
     as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({})
     own_threads: ClassVar[tuple[str, ...]] = ()
@@ -91,6 +93,13 @@ class Backend(ABC):
     def options_given(self, options: tuple[Parameter, ...], batch_size: int, threads: int) -> tuple[Parameter, ...]:
         """Return which of ``options`` make a difference at this batch size with so many threads."""
         return options
+
+    def refuse_option(self, scheme: str, option: str, value: Scalar, target: str) -> str | None:
+        """Return why a value of an option does not go with a scheme on ``target``, or None if it does.
+
+        One value of each option goes with every scheme.
+        """
+        return None
 
     @abstractmethod
     def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:

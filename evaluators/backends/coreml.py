@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.bundle import Manifest
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.outcome import Diagnosis
@@ -41,6 +43,7 @@ class CoreMl(Backend):
     extra: ClassVar[str] = "coreml"
     own_threads: ClassVar[tuple[str, ...]] = ("mps", "cpu")
     options: ClassVar[tuple[Parameter, ...]] = (_UNITS,)
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType({_UNITS.name: "the target is a processor"})
     builds_anywhere: ClassVar[bool] = True
 
     def unusable(self, target: Target) -> str | None:
@@ -54,6 +57,9 @@ class CoreMl(Backend):
 
     def options_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         return (_UNITS.narrowed(("cpu_only",)),) if target.device == "cpu" else self.options
+
+    def refuse_option(self, scheme: str, option: str, value: Scalar, target: str) -> str | None:
+        return _refuse_neural_engine(scheme, value) if option == _UNITS.name else None
 
     def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:
         from evaluators.backends.coreml_package import convert, needed_operators, save
@@ -98,7 +104,11 @@ def refuse_candidate(candidate: Candidate, recipe: Recipe) -> str | None:
         return f"compute_units is {units!r}; it must be one of {list(_UNITS.values)}"
     if device_of(candidate.target) == "cpu" and units != "cpu_only":
         return f"compute_units is {units!r}, and {candidate.target} is a processor: ask for 'cpu_only'"
-    if recipe.compute == "fp32" and units == "cpu_and_ne":
+    return _refuse_neural_engine(recipe.compute, units)
+
+
+def _refuse_neural_engine(scheme: str, units: Scalar) -> str | None:
+    if scheme == "fp32" and units == "cpu_and_ne":
         return "compute_units is 'cpu_and_ne', and the Neural Engine does not compute in float32: ask for scheme fp16"
     return None
 

@@ -13,6 +13,7 @@ import numpy as np
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.backends.torch_device import (
     CUDA_GRAPHS,
+    WITHOUT_GRAPHS,
     DeviceRunner,
     graphs_option,
     use_float_precision,
@@ -44,6 +45,9 @@ class Eager(Backend):
         CUDA_GRAPHS,
     )
 
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"channels_last": "no convolution of the model takes images", **WITHOUT_GRAPHS}
+    )
     as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({"channels_last": False, "cuda_graphs": False})
 
     def options_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:

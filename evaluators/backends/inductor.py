@@ -19,6 +19,7 @@ from evaluators.backends.eager import tensors_to_arrays
 from evaluators.backends.placement import require_target
 from evaluators.backends.torch_device import (
     CUDA_GRAPHS,
+    WITHOUT_GRAPHS,
     DeviceRunner,
     graphs_option,
     use_float_precision,
@@ -52,6 +53,12 @@ class Inductor(Backend):
     name: ClassVar[str] = "inductor"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     options: ClassVar[tuple[Parameter, ...]] = (MAX_AUTOTUNE, CUDA_GRAPHS)
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            MAX_AUTOTUNE.name: "on processors templates are tried for matrix products only, and convolutions work here",
+            **WITHOUT_GRAPHS,
+        }
+    )
     as_written: ClassVar[Mapping[str, Scalar]] = MappingProxyType({MAX_AUTOTUNE.name: False, CUDA_GRAPHS.name: False})
     threads_at_build: ClassVar[bool] = True
     options_at_build: ClassVar[tuple[str, ...]] = (MAX_AUTOTUNE.name,)

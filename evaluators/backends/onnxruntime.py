@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +17,9 @@ import numpy as np
 from evaluators.backends import providers
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.backends.placement import require_target
+from evaluators.backends.shares import splits
 from evaluators.bundle import Manifest
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.outcome import Diagnosis
@@ -31,6 +34,9 @@ MODEL = "model.onnx"
 GRAPH_OPTIMIZATION = Choice(
     "graph_optimization", ("all", "extended"), "all", "with other layouts for convolutions, or without them"
 )
+SPLIT_BATCH = Choice(
+    "split_batch", (False, True), False, "each thread computes its share of the batch, instead of all of them the whole"
+)
 _BATCH = "batch"
 _DISTRIBUTION = providers.installed_distribution()
 _LEVELS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "none": "ORT_DISABLE_ALL"}
@@ -39,7 +45,8 @@ _LEVELS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "none": "
 class OnnxRuntime(Backend):
     """Builds from ``model.onnx``; the bundle is the same graph with its batch size fixed, optimized beforehand.
 
-    The optimized graph is for one provider and one class of hardware.
+    Where threads share a batch, its size stays open: a share is smaller than a batch. The optimized graph is for one
+    provider and one class of hardware.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -49,8 +56,15 @@ class OnnxRuntime(Backend):
     options: ClassVar[tuple[Parameter, ...]] = (
         Choice("provider", tuple(providers.PROVIDERS), "cpu", "what executes the nodes of the graph"),
         GRAPH_OPTIMIZATION,
+        SPLIT_BATCH,
     )
-    options_at_build: ClassVar[tuple[str, ...]] = ("provider", GRAPH_OPTIMIZATION.name)
+    options_at_build: ClassVar[tuple[str, ...]] = ("provider", GRAPH_OPTIMIZATION.name, SPLIT_BATCH.name)
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "provider": "the onnxruntime that is installed has it not for this target, or has one only",
+            GRAPH_OPTIMIZATION.name: "the highest level is about convolutions on processors, and there are none",
+        }
+    )
 
     def unusable(self, target: Target) -> str | None:
         if (why := super().unusable(target)) is not None or providers.offered(target, _DISTRIBUTION):
@@ -66,19 +80,29 @@ class OnnxRuntime(Backend):
         words = providers.offered(target, _DISTRIBUTION)
         choice = (Choice("provider", words, words[0], self.options[0].description),) if len(words) > 1 else ()
         level = (GRAPH_OPTIMIZATION,) if target.device == "cpu" and convolutional(profile) else ()
-        return (*choice, *level)
+        split = (SPLIT_BATCH,) if target.device == "cpu" and words == ("cpu",) and profile.dynamic_batch else ()
+        return (*choice, *level, *split)
+
+    def options_given(self, options: tuple[Parameter, ...], batch_size: int, threads: int) -> tuple[Parameter, ...]:
+        return tuple(option for option in options if option.name != SPLIT_BATCH.name or splits(batch_size, threads))
+
+    def refuse_option(self, scheme: str, option: str, value: Scalar, target: str) -> str | None:
+        return providers.refuse_precision(value, scheme, target) if option == "provider" else None
 
     def build(self, quantized: Path, bundle: Path, source: SourceModel, candidate: Candidate) -> None:
         import onnx
         from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
 
         word = providers.provider_of(candidate)
+        if (why := refuse_split(candidate, source.batch_size)) is not None:
+            raise UnsupportedError(why)
         level = str(candidate.runtime.knobs.get(GRAPH_OPTIMIZATION.name, "all"))
         with tempfile.TemporaryDirectory() as scratch:
             fixed, optimized, profile = (Path(scratch) / name for name in ("fixed.onnx", MODEL, "profile"))
             with converting(f"onnxruntime cannot take batches of {candidate.batch_size}"):
                 model = onnx.load(str(quantized / MODEL))
-                make_dim_param_fixed(model.graph, _BATCH, candidate.batch_size)
+                if shares_of(candidate) == 1:
+                    make_dim_param_fixed(model.graph, _BATCH, candidate.batch_size)
                 fixed.write_bytes(model.SerializeToString())
                 saved = optimized if word in providers.SAVED else None
                 watched = profile if word != "cpu" else None
@@ -91,7 +115,7 @@ class OnnxRuntime(Backend):
         candidate = manifest.candidate
         session = open_session(bundle / MODEL, candidate, _level_at_load(candidate))
         device = "cuda" if providers.provider_of(candidate) in ("cuda", "tensorrt") else "cpu"
-        return OnnxRuntimeRunner(session, manifest, device)
+        return _runner(session, manifest, device)
 
     def diagnose(self, runner: Any, folder: Path, manifest: Manifest, batch: Arrays) -> Diagnosis:
         from evaluators.diagnosis.executed import executed_precisions, summarize
@@ -108,7 +132,7 @@ class OnnxRuntime(Backend):
             session = open_session(
                 folder / MODEL, candidate, _level_at_load(candidate), profile=Path(scratch) / "profile"
             )
-            watched = OnnxRuntimeRunner(session, manifest, runner.device)
+            watched: Any = _runner(session, manifest, runner.device)
             again = watched.prepare(batch)
             call_seconds(lambda: watched.run(again))
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -140,13 +164,13 @@ def open_session(
     word = providers.provider_of(candidate)
     if word not in providers.PROVIDERS:
         raise UnsupportedError(f"there is no provider {word!r}; known are {', '.join(providers.PROVIDERS)}")
-    if (why := providers.refuse_precision(word, candidate)) is not None:
+    if (why := providers.refuse_precision(word, candidate.quantization.scheme, candidate.target)) is not None:
         raise UnsupportedError(why)
     asked = providers.PROVIDERS[word]
     if asked not in (available := onnxruntime.get_available_providers()):
         raise UnsupportedError(f"onnxruntime here has no {asked}; it has {', '.join(available)}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = candidate.runtime.threads
+    options.intra_op_num_threads = candidate.runtime.threads // shares_of(candidate)
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[level])
@@ -161,6 +185,12 @@ def open_session(
     if (found := session.get_providers())[:1] != [asked]:
         raise UnsupportedError(f"onnxruntime fell back: it runs on {', '.join(found)} instead of {asked}")
     return session
+
+
+def _runner(session: Any, manifest: Manifest, device: str) -> OnnxRuntimeRunner | SplitRunner:
+    if (shares := shares_of(manifest.candidate)) > 1:
+        return SplitRunner(session, manifest, shares)
+    return OnnxRuntimeRunner(session, manifest, device)
 
 
 def _level_at_load(candidate: Candidate) -> str:
@@ -204,6 +234,23 @@ class Bound:
     uploads: tuple[tuple[Any, np.ndarray], ...] = ()
 
 
+def shares_of(candidate: Candidate) -> int:
+    """Return how many equal shares of a batch are computed at a time, each by a thread of its own."""
+    return candidate.runtime.threads if candidate.runtime.knobs.get(SPLIT_BATCH.name) is True else 1
+
+
+def refuse_split(candidate: Candidate, exported_for: int | None) -> str | None:
+    """Return why a candidate's batch cannot be split, or None; ``exported_for`` is the one batch size of the model."""
+    size, threads = candidate.batch_size, candidate.runtime.threads
+    if candidate.runtime.knobs.get(SPLIT_BATCH.name) is not True:
+        return None
+    if (word := providers.provider_of(candidate)) != "cpu":
+        return f"split_batch is true, and the provider {word} has threads of its own: ask for false"
+    if not splits(size, threads):
+        return f"split_batch is true, and a batch of {size} is no equal shares for {threads} threads: ask for false"
+    return None if exported_for is None else f"the model is exported for batches of {exported_for}, which are not split"
+
+
 class OnnxRuntimeRunner:
     """One session whose inputs and outputs are bound, so that a call neither looks names up nor makes arrays.
 
@@ -244,3 +291,30 @@ class OnnxRuntimeRunner:
 
     def outputs(self, raw: Any) -> list[np.ndarray]:
         return [np.array(array) for array in raw.copy_outputs_to_cpu()]
+
+
+class SplitRunner:
+    """One session that as many threads call at a time as a batch has shares; the caller's is one of them.
+
+    A session may be run by several threads; with one thread of its own, each run stays in the thread that calls it.
+    """
+
+    def __init__(self, session: Any, manifest: Manifest, shares: int) -> None:
+        self.device = "cpu"
+        share = manifest.candidate.model_copy(update={"batch_size": manifest.candidate.batch_size // shares})
+        self._one = OnnxRuntimeRunner(session, manifest.model_copy(update={"candidate": share}))
+        self._declared, self._batch_size, self._shares = manifest.inputs, manifest.candidate.batch_size, shares
+        self._others = ThreadPoolExecutor(shares - 1, "share")
+
+    def prepare(self, batch: Arrays) -> list[Bound]:
+        self._declared.check(batch, self._batch_size)
+        parts = {name: np.split(batch[name], self._shares) for name in self._declared.names}
+        return [self._one.prepare({name: part[i] for name, part in parts.items()}) for i in range(self._shares)]
+
+    def run(self, prepared: list[Bound]) -> list[Any]:
+        others = [self._others.submit(self._one.run, bound) for bound in prepared[1:]]
+        first = self._one.run(prepared[0])
+        return [first, *(other.result() for other in others)]
+
+    def outputs(self, raw: list[Any]) -> list[np.ndarray]:
+        return [np.concatenate(pieces) for pieces in zip(*map(self._one.outputs, raw), strict=True)]

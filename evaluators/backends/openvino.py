@@ -5,7 +5,9 @@ Its bundles run without torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,9 +18,9 @@ from evaluators.backends.openvino_settings import (
     ignored,
     refuse_candidate,
     settings_of,
-    splits,
     streams_of,
 )
+from evaluators.backends.shares import splits
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate
 from evaluators.errors import UnsupportedError
@@ -42,6 +44,9 @@ class OpenVino(Backend):
     requires: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
     extra: ClassVar[str] = "openvino"
     options: ClassVar[tuple[Parameter, ...]] = (PERFORMANCE_HINT,)
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {PERFORMANCE_HINT.name: "a batch is split only on processors, and where the model takes any batch size"}
+    )
     own_threads: ClassVar[tuple[str, ...]] = ("xpu", "npu")
 
     def refuse(self, profile: WorkloadProfile) -> str | None:

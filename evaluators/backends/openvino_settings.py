@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evaluators.backends.shares import splits
 from evaluators.candidate import Candidate
 from evaluators.parameters import Choice
 from evaluators.target import device_of
@@ -55,11 +56,6 @@ def settings_of(candidate: Candidate) -> dict[str, Any]:
     if device == "cpu":
         settings["INFERENCE_NUM_THREADS"] = candidate.runtime.threads
     return settings
-
-
-def splits(batch_size: int, threads: int) -> bool:
-    """Whether a batch can be given to so many threads as requests of the same size."""
-    return threads > 1 and batch_size % threads == 0
 
 
 def refuse_candidate(candidate: Candidate) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluators.candidate import Candidate
+from evaluators.candidate import Candidate, Scalar
 from evaluators.target import Target, device_of, probe_processor
 from evaluators.target.nvidia import features_of
 
@@ -113,18 +113,18 @@ def provider_of(candidate: Candidate) -> str:
     return str(candidate.runtime.knobs.get("provider", _FOR_DEVICE[device_of(candidate.target)][0]))
 
 
-def refuse_precision(word: str, candidate: Candidate) -> str | None:
-    """Return why a provider cannot compute in a candidate's scheme, or None if it can.
+def refuse_precision(word: Scalar, scheme: str, target: str) -> str | None:
+    """Return why a provider cannot compute in a scheme on ``target``, or None if it can.
 
     TensorRT's has no setting for TF32, which its engines use wherever the GPU has it (onnxruntime issue 26029).
     """
-    architecture = candidate.target.partition("-sm")[2]
-    if word != "tensorrt" or candidate.quantization.scheme != "fp32" or not architecture.isdigit():
+    architecture = target.partition("-sm")[2]
+    if word != "tensorrt" or scheme != "fp32" or not architecture.isdigit():
         return None
     if "tf32" not in features_of(int(architecture)):
         return None
     return (
-        f"onnxruntime's TensorRT computes float32 in TF32 on {candidate.target} and cannot be told not to: "
+        f"onnxruntime's TensorRT computes float32 in TF32 on {target} and cannot be told not to: "
         "take the scheme tf32, or the provider cuda"
     )
 

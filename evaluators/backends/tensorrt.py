@@ -15,7 +15,8 @@ from evaluators.libraries import converting
 from evaluators.outcome import Diagnosis
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
-from evaluators.quantizers.tensorrt import PROGRAM, SPARSE
+from evaluators.pruners.sparse_2_4 import Sparse24
+from evaluators.quantizers.tensorrt import PROGRAM
 from evaluators.source import SourceModel
 from evaluators.stages.export import dynamic_axes, export_again, positional
 
@@ -53,7 +54,7 @@ class TensorRt(Backend):
             inputs,
             torch_tensorrt.shapes_of(inputs, candidate.batch_size, _seen(source), torch_tensorrt.bounds_of(fixed)),
             scheme=candidate.quantization.scheme,
-            sparse=candidate.quantization.knobs.get(SPARSE.name) is True,
+            sparse=candidate.pruning.structure == Sparse24.structure,
             optimization_level=int(candidate.runtime.knobs.get(_LEVEL.name, _LEVEL.default)),
         )
         found = partition(fixed, compiled)

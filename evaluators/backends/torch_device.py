@@ -33,6 +33,10 @@ _WARMUP_CALLS = 3
 _PRECISION = {"fp32": "ieee", "tf32": "tf32"}
 
 
+WITHOUT_GRAPHS = {CUDA_GRAPHS.name: "CUDA graphs need a CUDA device, and inputs of one shape"}
+"""Why they are no choice, where they are none."""
+
+
 def graphs_option(profile: WorkloadProfile, target: Target) -> tuple[Choice, ...]:
     """Return the knob for CUDA graphs where the device has them and every call has inputs of one shape."""
     return (CUDA_GRAPHS,) if target.has("graphs") and not profile.inputs.varies else ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from evaluators.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Preprocessing
 from evaluators.bundle.names import bundle_name, is_named_after
-from evaluators.bundle.opening import open_bundle, read_manifest, size_bytes, write_manifest
+from evaluators.bundle.opening import compressed_bytes, open_bundle, read_manifest, size_bytes, write_manifest
 
 __all__ = [
     "MANIFEST",
@@ -16,6 +16,7 @@ __all__ = [
     "Manifest",
     "Preprocessing",
     "bundle_name",
+    "compressed_bytes",
     "is_named_after",
     "open_bundle",
     "read_manifest",

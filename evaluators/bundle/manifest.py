@@ -5,19 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from evaluators.bundle.names import why_not_a_name
 from evaluators.candidate import Candidate
 from evaluators.errors import IntegrityError
 from evaluators.frozen import Frozen, canonical_json
+from evaluators.lengths import BUCKETS, Buckets
 from evaluators.structure import Structure
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 2
-"""Of the manifests that are written; those of version 1, which lack licences and preprocessing, are still read."""
+SCHEMA_VERSION = 3
+"""Of the manifests that have buckets; all others are still written in version 2, and those of version 1 are read."""
 
 MOST_BYTES, MOST_DEPTH, MOST_FILES = 4 * 2**20, 32, 10_000
 MOST_THREADS, MOST_BATCH = 4096, 2**20
@@ -55,9 +63,10 @@ class Manifest(Frozen):
         parameters / flops: of the model in the bundle; flops of one example, a multiply-add counts as two.
         licences: of what went into it, as far as the workload says: ``{"model": "MIT", "data": "CC-BY-4.0"}``.
         preprocessing: what has to happen to raw data first, if the workload says so.
+        buckets: how rows of unequal length are batched; null where batches are as they come.
     """
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 2
     candidate: Candidate
     workload: str
     inputs: Structure
@@ -69,6 +78,7 @@ class Manifest(Frozen):
     flops: int | None = None
     licences: dict[str, str] = Field(default_factory=dict)
     preprocessing: Preprocessing | None = None
+    buckets: Buckets | None = None
 
     @field_validator("candidate")
     @classmethod
@@ -88,6 +98,21 @@ class Manifest(Frozen):
         if not structure.tensors or len(set(structure.names)) != len(structure.names):
             raise ValueError("there must be tensors, each with a name of its own")
         return structure
+
+    @model_validator(mode="after")
+    def _buckets_fit(self) -> Self:
+        asked = bool(self.candidate.runtime.knobs.get(BUCKETS.name))
+        if not asked == (self.buckets is not None) == (self.schema_version == 3):
+            raise ValueError("buckets are in manifests of version 3 of candidates that ask for them, and in no others")
+        varying = {tensor.name: tensor.dynamic_axes for tensor in self.inputs.tensors if tensor.dynamic_axes}
+        if self.buckets is not None and varying != {name: (axis,) for name, axis in self.buckets.axes.items()}:
+            raise ValueError(f"buckets are by the axes {self.buckets.axes}, and {varying} vary")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_buckets_that_it_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        return fields if self.buckets is not None else {key: fields[key] for key in fields if key != "buckets"}
 
     @property
     def digest(self) -> str:

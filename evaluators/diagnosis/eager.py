@@ -17,7 +17,7 @@ from evaluators.diagnosis.timing import repeated
 
 _KINDS = (
     ("convolution", re.compile(r"_?conv(olution|_transpose)?[123]?d?(_\w*)?")),
-    ("linear", re.compile(r"linear\w*|_?addmm\w*|_(int|scaled)_mm\w*")),
+    ("linear", re.compile(r"linear\w*|_?addmm\w*|_(int|scaled)_mm\w*|_weight_int[48]pack_mm\w*")),
     ("matmul", re.compile(r"matmul|mm|bmm|baddbmm")),
     ("attention", re.compile(r"\w*(scaled_dot_product|multi_head)_\w*attention\w*|_transformer_encoder_layer_fwd")),
     ("recurrent", re.compile(r"(quantized_)?(lstm|gru|rnn_tanh|rnn_relu)(_cell|_dynamic)?")),

@@ -60,6 +60,11 @@ def bits_of(scheme: str) -> int:
     return int(digits.group()) if digits else BITS["fp32"]
 
 
+def weights_only(scheme: str) -> bool:
+    """Whether a scheme stores weights in few bits and asks nothing of what products are computed in."""
+    return scheme.startswith("weight_")
+
+
 def executed_precisions(executed: Iterable[Executed]) -> list[str]:
     """Return the precisions in which something is computed, the lowest first."""
     found = {item.precision for item in executed if item.kind in COMPUTING}
@@ -81,6 +86,7 @@ def summarize(
     integer scheme lowers (a floating-point scheme lowers whatever computes).
     """
     bits = bits_of(scheme)
+    asked = () if weights_only(scheme) else asked
     wanted = COMPUTING if "int" not in scheme else asked
     fallbacks = sum(
         operator.kind in wanted and BITS.get(operator.precision, 0) > bits for operator in executed if bits < 32

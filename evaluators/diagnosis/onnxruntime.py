@@ -67,9 +67,16 @@ def _operator(calls: Sequence[dict[str, Any]]) -> Executed:
     if name in _PRODUCTS:
         kind = "linear" if _has_weights(arguments) else "matmul"
     types = [precision_of(next(iter(shape))) for shape in arguments["input_type_shape"] if shape]
-    bits = "int4" if name in ("MatMulNBits", "MatMulBnb4") else "int8" if name.startswith(_QUANTIZED) else None
+    bits = "int8" if name.startswith(_QUANTIZED) else "int4" if name == "MatMulBnb4" else None
+    bits = _bits_of_weights(arguments) if name == "MatMulNBits" else bits
     seconds = statistics.median(call["dur"] for call in calls) / 1e6
     return Executed(kind, bits or (types[0] if types else ""), name, seconds)
+
+
+def _bits_of_weights(arguments: dict[str, Any]) -> str:
+    """Return the bits of the weights of a product that keeps them in few, by how many bytes it has for each."""
+    columns, results = (next(iter(arguments[side][0].values())) for side in ("input_type_shape", "output_type_shape"))
+    return "int8" if int(arguments["parameter_size"]) >= columns[-1] * results[-1] else "int4"
 
 
 def _has_weights(arguments: dict[str, Any]) -> bool:

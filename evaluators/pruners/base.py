@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from evaluators.candidate import Scalar
@@ -21,6 +22,7 @@ class Pruner(ABC):
         structure: the word used in candidates.
         amount: the share of what it removes, as a searched number.
         parameters: its other knobs; their defaults are the known-good recipe.
+        left_out: why a knob, or values of it, are not offered where they are not, by the knob's name.
         needs: features that the target must have, any one of which is enough.
         pays: what it is good for, and what not, in one sentence.
     """
@@ -28,6 +30,7 @@ class Pruner(ABC):
     structure: ClassVar[str]
     amount: ClassVar[Number]
     parameters: ClassVar[tuple[Parameter, ...]] = ()
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType({})
     needs: ClassVar[tuple[str, ...]] = ()
     pays: ClassVar[str] = ""
 
@@ -39,7 +42,10 @@ class Pruner(ABC):
 
     def refuse(self, profile: WorkloadProfile) -> str | None:
         """Return why the model cannot be pruned this way, or None if it can."""
-        return None
+        if type(self).look is Pruner.look:
+            return None
+        found = profile.prunable.get(self.structure)
+        return "the workload was profiled by an earlier version: profile it again" if found is None else found.why_not
 
     def look(self, module: Any, example: Any) -> Prunable | None:
         """Return what it finds in the model, for ``refuse`` to read from the profile; None if it needs not look.
@@ -50,7 +56,22 @@ class Pruner(ABC):
 
     def parameters_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
         """Return the knobs that make a difference to this model, recovery included."""
-        return (*self.parameters, *recovery_for(profile))
+        return (*self.knobs_for(profile), *recovery_for(profile))
+
+    def knobs_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
+        """Return its own knobs that make a difference to this model."""
+        return self.parameters
+
+    def amount_for(self, profile: WorkloadProfile) -> Number:
+        """Return the amounts that differ for this model."""
+        return self.amount
+
+    def refuse_value(self, amount: float, knob: str, value: Scalar, profile: WorkloadProfile) -> str | None:
+        """Return why a value of a knob does not go with an amount, or None if it does.
+
+        One value of each knob goes with every amount.
+        """
+        return None
 
     def reads_data(self, values: dict[str, Scalar]) -> bool:
         """Whether what it removes depends on ``data``; without this, ``prune`` is given none."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from evaluators.candidate import Scalar
@@ -23,6 +25,7 @@ class Quantizer(ABC):
         needs: features that the target must have, any one of which is enough.
         devices: torch's words for the devices that it serves; empty for all that its backends serve.
         parameters: its knobs; their defaults are the known-good recipe.
+        left_out: why a knob, or values of it, are not offered where they are not, by the knob's name.
     """
 
     scheme: ClassVar[str]
@@ -31,6 +34,7 @@ class Quantizer(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     devices: ClassVar[tuple[str, ...]] = ()
     parameters: ClassVar[tuple[Parameter, ...]] = ()
+    left_out: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
         """Return why this scheme cannot be used for the model on ``target``, or None if it can."""

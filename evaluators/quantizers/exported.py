@@ -13,16 +13,31 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
+from evaluators.quantizers.kept_float import (
+    FLOAT_SHARE,
+    exported_paths,
+    kept_layers,
+    require_float_nodes,
+    with_share,
+)
 from evaluators.quantizers.torch_ao import MULTIPLES, TORCHAO, quantize_dynamically, refuse_dynamic
 from evaluators.quantizers.torch_recipe import HALVES, half_module
-from evaluators.quantizers.traits import BFLOAT16, convolutional, multiplies_bfloat16, saturates
+from evaluators.quantizers.traits import (
+    BFLOAT16,
+    convolutional,
+    multiplies_bfloat16,
+    narrowed_samples,
+    samples,
+    saturates,
+)
 from evaluators.source import SourceModel
 from evaluators.stages.export import export_again, export_program, positional
 from evaluators.target import Target
 
 PROGRAM = "exported.pt2"
 _BACKENDS = ("inductor",)
-_MOST_EXAMPLES = {"histogram": 128, "minmax": 256}
+_KINDS = ("Conv2d", "Linear")
+_SAMPLES = samples(128)
 
 
 class InductorFloat32(Quantizer):
@@ -110,29 +125,38 @@ class InductorStaticInt8(Quantizer):
     needs: ClassVar[tuple[str, ...]] = ("avx512f", "avx2")
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
+        _SAMPLES,
         Choice("reduce_range", (True, False), True, "7-bit activations, for processors whose 8-bit products saturate"),
+        FLOAT_SHARE,
     )
 
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         left_out = set() if saturates(target) else {"reduce_range"}
-        return tuple(parameter for parameter in self.parameters if parameter.name not in left_out)
+        counts = narrowed_samples(_SAMPLES, profile)
+        offered = (counts if parameter is _SAMPLES else parameter for parameter in self.parameters)
+        left = (item for item in offered if item is not None and item.name not in left_out)
+        return with_share(left, profile, _KINDS)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import torch
 
         calibration = str(values["calibration"])
         inputs = source.profile.inputs
+        kept = kept_layers(source, values, _KINDS)
         with converting("torchao cannot quantize the exported model"), torch.no_grad():
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
             from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
-            module = torch.export.load(source.exported()).module()
+            module = _with_int8_tables(source).module()
             quantizer = X86InductorQuantizer()
             quantizer.set_global(_configuration(calibration, bool(values.get("reduce_range", False))))
+            for path in exported_paths(module, kept):
+                quantizer.set_module_name_qconfig(path.removeprefix("L['self']."), None)
             prepared = prepare_pt2e(module, quantizer)
-            for batch in source.calibration(limit=_MOST_EXAMPLES[calibration]):
+            for batch in source.calibration(limit=int(values.get(_SAMPLES.name, _SAMPLES.default))):
                 prepared(*positional(batch, inputs))
             converted = convert_pt2e(prepared)
+        require_float_nodes(converted, kept)
         if not any("quantize_per_tensor" in str(node.target) for node in converted.graph.nodes):
             raise UnsupportedError("torchao found no operator in the model that it can quantize")
         example = source.example(source.batch_size or 2)
@@ -156,6 +180,18 @@ def tree_map_to(inputs: Any, device: str) -> Any:
     from torch.utils._pytree import tree_map_only
 
     return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
+
+
+def _with_int8_tables(source: SourceModel) -> Any:
+    """Return the exported model; embeddings, which PT2E leaves in float, have their tables in int8."""
+    import torch
+
+    if "Embedding" not in source.profile.layers:
+        return torch.export.load(source.exported())
+    from evaluators.quantizers.weight_layers import with_int8_tables
+
+    example = source.example(source.batch_size or 2)
+    return export_program(with_int8_tables(source.module()), example, source.profile, source.batch_size)
 
 
 def _configuration(calibration: str, reduce_range: bool) -> Any:

@@ -17,7 +17,12 @@ from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
 from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.base import Quantizer
-from evaluators.quantizers.traits import convolutional, saturates, transformer
+from evaluators.quantizers.kept_float import FLOAT_SHARE, with_share
+from evaluators.quantizers.kept_nodes import kept_tensors, nodes_to_exclude, read_graph, require_float_onnx
+from evaluators.quantizers.onnx_smooth import smooth
+from evaluators.quantizers.onnx_weights import store_tables_in_int8
+from evaluators.quantizers.traits import convolutional, narrowed_samples, samples, saturates, transformer
+from evaluators.sensitivity import CONVOLUTIONS
 from evaluators.source import SourceModel
 from evaluators.stages.export import positional
 from evaluators.target import Target
@@ -25,9 +30,16 @@ from evaluators.target import Target
 MODEL = "model.onnx"
 _BACKENDS = ("onnxruntime",)
 _COMPUTE = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-_MOST_EXAMPLES = {"minmax": 256, "percentile": 128, "entropy": 128}  # histograms cost more time per example
+_KINDS = (*CONVOLUTIONS, "Linear")
+_SAMPLES = samples(256)
+_SMOOTH_QUANT = Choice(
+    "smooth_quant", (0.0, 0.5), 0.0, "how much of an activation's range moves to weights (SmoothQuant); 0: none"
+)
 
 _PER_CHANNEL = Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor")
+_ACTIVATION_TYPE = Choice(
+    "activation_type", ("quint8", "qint8"), "quint8", "x86 kernels are fast for unsigned, ARM's for signed"
+)
 _REDUCE_RANGE = Choice(
     "reduce_range", (True, False), True, "weights in 7 bits, for processors whose 8-bit products saturate"
 )
@@ -94,7 +106,7 @@ class OnnxDynamicInt8(Quantizer):
 
         with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model dynamically"):
             quantize_dynamic(
-                _prepared(source, Path(scratch)),
+                prepared(source, Path(scratch)),
                 str(folder / MODEL),
                 per_channel=bool(values["per_channel"]),
                 reduce_range=bool(values.get("reduce_range", False)),
@@ -111,24 +123,28 @@ class OnnxStaticInt8(Quantizer):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Choice("calibration", ("minmax", "entropy", "percentile"), "minmax", "how an activation's range is chosen"),
+        _SAMPLES,
         _PER_CHANNEL,
-        Choice("activation_type", ("quint8", "qint8"), "quint8", "x86 kernels are fast for unsigned, ARM's for signed"),
+        Choice("symmetric", (False, True), False, "ranges of activations with zero in their middle"),
+        _ACTIVATION_TYPE,
         Choice("format", ("qdq", "qoperator"), "qdq", "how int8 operators are written, which decides what is fused"),
         Choice("operators", ("all", "compute"), "all", "what runs in int8: all, or matrix products and convolutions"),
+        _SMOOTH_QUANT,
         _REDUCE_RANGE,
+        FLOAT_SHARE,
     )
 
     def parameters_for(self, profile: WorkloadProfile, target: Target) -> tuple[Parameter, ...]:
         left_out = set() if saturates(target) else {"reduce_range"}
-        if transformer(profile):
-            left_out |= {"operators", "format"}  # see _of_transformer
-        return tuple(
-            replace(parameter, default="qint8")
-            if isinstance(parameter, Choice) and parameter.name == "activation_type" and target.has("neon")
-            else parameter
-            for parameter in self.parameters
-            if parameter.name not in left_out
-        )
+        # For the first two see _of_transformer; only a transformer has layer normalizations before its products.
+        left_out |= {"operators", "format"} if transformer(profile) else {_SMOOTH_QUANT.name}
+        if (counts := narrowed_samples(_SAMPLES, profile)) is None:
+            left_out.add(_SAMPLES.name)
+        own = {_SAMPLES.name: counts}
+        if target.has("neon"):
+            own["activation_type"] = replace(_ACTIVATION_TYPE, default="qint8")
+        left = (own.get(item.name) or item for item in self.parameters if item.name not in left_out)
+        return with_share(left, profile, _KINDS)
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -139,12 +155,16 @@ class OnnxStaticInt8(Quantizer):
             "entropy": CalibrationMethod.Entropy,
             "percentile": CalibrationMethod.Percentile,
         }
-        batches = _feeds(source, _MOST_EXAMPLES[calibration])
+        batches = _feeds(source, int(values.get(_SAMPLES.name, _SAMPLES.default)))
+        kept = kept_tensors(source, values, _KINDS)
         with tempfile.TemporaryDirectory() as scratch, converting("onnxruntime cannot quantize the model statically"):
-            prepared = _prepared(source, Path(scratch))
-            kept_float, options = _of_transformer(prepared) if transformer(source.profile) else ([], {})
+            floats = prepared(source, Path(scratch))
+            if alpha := float(values.get(_SMOOTH_QUANT.name, 0.0)):
+                smooth(Path(floats), batches, alpha)
+            kept_float, options = _of_transformer(floats) if transformer(source.profile) else ([], {})
+            kept_float += nodes_to_exclude(read_graph(Path(floats)), kept) if kept else []
             quantize_static(
-                prepared,
+                floats,
                 str(folder / MODEL),
                 _reader(batches),
                 quant_format=QuantFormat.QOperator if values.get("format") == "qoperator" else QuantFormat.QDQ,
@@ -158,14 +178,17 @@ class OnnxStaticInt8(Quantizer):
                 extra_options={
                     "CalibStridedMinMax": 1,  # one batch in memory at a time; also lets their shapes differ
                     "CalibTensorRangeSymmetric": False,
+                    "ActivationSymmetric": values.get("symmetric") is True,
                     "CalibPercentile": 99.99,
                     **options,
                 },
             )
         _require_quantized(folder / MODEL)
+        require_float_onnx(folder / MODEL, kept)
+        _shrink_tables(folder / MODEL)
 
 
-def _prepared(source: SourceModel, scratch: Path) -> str:
+def prepared(source: SourceModel, scratch: Path) -> str:
     """Write the float model with its shapes inferred and its operators fused, as onnxruntime's quantizers want it."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -216,6 +239,15 @@ def _reader(batches: Sequence[dict[str, np.ndarray]]) -> Any:
             return next(self._left, None)
 
     return Reader()
+
+
+def _shrink_tables(path: Path) -> None:
+    """Store tables that are looked up in int8, which static quantization leaves in float."""
+    import onnx
+
+    model = onnx.load(str(path))
+    if store_tables_in_int8(model):
+        path.write_bytes(model.SerializeToString())
 
 
 def _require_quantized(path: Path) -> None:

@@ -1,7 +1,8 @@
 """The recipe of a quantized module: JSON that turns the float module into the quantized one, the same at every load.
 
-An eager bundle holds the float weights and this recipe, and no pickled module. Only what calibration found is stored;
-weights are quantized again from the float ones, which gives the same numbers every time.
+An eager bundle holds the weights and this recipe, and no pickled module. Of activations what calibration found is
+stored. Weights that int8 computes with are stored as the whole numbers that they become (``stages.packed``), and
+quantizing them again gives the same ones every time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
+from evaluators.quantizers.kept_float import require_float_modules
 from evaluators.quantizers.torch_ao import TORCHAO, quantize_dynamically
+from evaluators.quantizers.torch_weights import BITS, grains_of, quantize_weights
+from evaluators.stages.packed import Grain, pack
 from evaluators.structure import Structure, call
 
 if TYPE_CHECKING:
@@ -33,19 +37,30 @@ class Recipe:
     """How to quantize a module.
 
     Attributes:
-        scheme: ``fp32``, ``tf32``, ``fp16``, ``bf16``, ``dynamic_int8``, ``dynamic_fp8`` or ``static_int8``.
+        scheme: ``fp32``, ``tf32``, ``fp16``, ``bf16``, ``dynamic_int8``, ``dynamic_fp8``, ``static_int8``,
+            ``weight_int8`` or ``weight_int4``.
         engine: torch's quantized engine (``x86``, ``fbgemm``, ``qnnpack``), or ``torchao``.
         everything: static only: quantize every operator that can be, not only matrix products and convolutions.
         activations: static only: scale, zero point and range of each observer, by its name in the traced module.
+        kept_float: static only: the names of layers that stay in float.
+        per_channel: static only: a scale for each output channel of a weight instead of one for all.
+        group_size: ``weight_int4`` only: how many inputs of an output have one scale.
+        packed: weights lie symmetrically in [-127, 127] and are stored so; bundles from before that say false.
     """
 
     scheme: str
     engine: str = ""
     everything: bool = False
     activations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept_float: tuple[str, ...] = ()
+    per_channel: bool = True
+    group_size: int = 0
+    packed: bool = False
 
-    def write(self, weights: Path, folder: Path) -> None:
-        """Write the recipe beside the plan and the float weights, in 16 bits where that is what is computed with.
+    def write(self, weights: Path, folder: Path, module: nn.Module | None = None) -> None:
+        """Write the recipe beside the plan and the weights, in the bits that are computed with.
+
+        A packed recipe needs the float ``module`` to know which weights those are.
 
         Raises:
             UnsupportedError: a weight is too large for the scheme.
@@ -54,7 +69,12 @@ class Recipe:
             shutil.copyfile(weights / name, folder / name)
         if self.scheme in HALVES:
             _halve(folder / _MODEL_FILES[1], HALVES[self.scheme])
-        (folder / RECIPE).write_text(json.dumps(asdict(self), sort_keys=True))
+        elif self.packed and module is not None:
+            grains = grains_of(module, self.scheme, self.group_size)
+            in_float = {f"{name}.weight" for name in self.kept_float}
+            _pack(folder / _MODEL_FILES[1], {name: grain for name, grain in grains.items() if name not in in_float})
+        said = {name: value for name, value in asdict(self).items() if name != "kept_float" or value}
+        (folder / RECIPE).write_text(json.dumps(said, sort_keys=True))
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -75,15 +95,27 @@ def apply_recipe(recipe: Recipe, module: nn.Module, inputs: Structure) -> nn.Mod
             return half_module(module, HALVES[recipe.scheme])
         if recipe.engine == TORCHAO:
             return quantize_dynamically(module, recipe.scheme)
+        if recipe.scheme in BITS:
+            return quantize_weights(module, recipe.scheme, recipe.group_size)
         _use_engine(recipe.engine)
         if recipe.scheme == "dynamic_int8":
-            return _dynamic(module)
+            return _dynamic(module, recipe)
         if recipe.scheme == "static_int8":
             prepared = observed(module, inputs, recipe, "minmax", reduce_range=False)
             _fix(prepared, recipe.activations)
             converted: nn.Module = convert(prepared)
+            require_float_modules(converted, recipe.kept_float)
             return converted
     raise UnsupportedError(f"eager has no scheme {recipe.scheme!r}")
+
+
+def _pack(path: Path, grains: dict[str, Grain]) -> None:
+    """Store the weights that ``grains`` names as whole numbers; names that share a tensor are stored under one."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    stored = {name: grain for name, grain in grains.items() if name in tensors}
+    save_file(pack({name: tensor.clone() for name, tensor in tensors.items()}, stored), path)
 
 
 def _halve(path: Path, dtype: str) -> None:
@@ -126,10 +158,14 @@ def half_module(module: nn.Module, dtype: str) -> nn.Module:
     return Half().train(module.training)
 
 
-def observed(module: nn.Module, inputs: Structure, recipe: Recipe, calibration: str, *, reduce_range: bool) -> Any:
+def observed(
+    module: nn.Module, inputs: Structure, recipe: Recipe, calibration: str, *, reduce_range: bool,
+    symmetric: bool = False,
+) -> Any:  # fmt: skip
     """Trace ``module`` and put an observer on every activation to be quantized.
 
-    ``calibration`` is ``histogram`` or ``minmax``; ``reduce_range`` keeps activations in 7 bits.
+    ``calibration`` is ``histogram`` or ``minmax``; ``reduce_range`` keeps activations in 7 bits; ``symmetric`` ranges
+    have zero in their middle.
     """
     import torch
     from torch.ao.quantization.quantize_fx import prepare_fx
@@ -139,7 +175,8 @@ def observed(module: nn.Module, inputs: Structure, recipe: Recipe, calibration: 
         torch.zeros([_UNKNOWN_AXIS if size is None else size for size in spec.shape], dtype=getattr(torch, spec.dtype))
         for spec in inputs.tensors
     )
-    return prepare_fx(module, _mapping(recipe, calibration, reduce_range), example_inputs=example)
+    activation = activation_observer(calibration, reduce_range=reduce_range, symmetric=symmetric)
+    return prepare_fx(module, _mapping(recipe, activation), example_inputs=example)
 
 
 def calibrate(prepared: Any, batches: Any) -> dict[str, dict[str, Any]]:
@@ -201,20 +238,50 @@ def _observers(prepared: Any) -> list[tuple[str, Any]]:
     return [item for item in prepared.named_modules(remove_duplicate=False) if isinstance(item[1], kinds)]
 
 
-def _mapping(recipe: Recipe, calibration: str, reduce_range: bool) -> Any:
-    """Return what is quantized and how its ranges are found, as torch's FX quantization takes it."""
-    from torch import nn
-    from torch.ao.quantization import QConfig, QConfigMapping, get_default_qconfig_mapping
+def activation_observer(calibration: str, *, reduce_range: bool, symmetric: bool) -> Any:
+    """Return what finds the range of an activation: ``histogram`` or ``minmax``."""
+    import torch
+    from torch.ao.quantization.observer import HistogramObserver, MinMaxObserver
+
+    observer: Any = {"histogram": HistogramObserver, "minmax": MinMaxObserver}[calibration]
+    if not symmetric:
+        return observer.with_args(reduce_range=reduce_range)
+    # With reduce_range alone torch keeps the middle of 8 bits for zero.
+    own_range = {"quant_min": 0, "quant_max": 127} if reduce_range else {}
+    return observer.with_args(qscheme=torch.per_tensor_symmetric, **own_range)
+
+
+def _weight_observer(recipe: Recipe) -> Any:
+    """Return what finds the scales of weights; packed ones use no more than what is symmetric about zero."""
+    import torch
     from torch.ao.quantization.observer import (
-        HistogramObserver,
         MinMaxObserver,
+        PerChannelMinMaxObserver,
         default_per_channel_weight_observer,
     )
 
-    observer: Any = {"histogram": HistogramObserver, "minmax": MinMaxObserver}[calibration]
-    activation = observer.with_args(reduce_range=reduce_range)
+    if not recipe.packed:
+        return default_per_channel_weight_observer
+    common: dict[str, Any] = {"dtype": torch.qint8, "quant_min": -127, "quant_max": 127}
+    if recipe.per_channel:
+        return PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **common)
+    return MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **common)
+
+
+def _mapping(recipe: Recipe, activation: Any) -> Any:
+    """Return what is quantized and how its ranges are found, as torch's FX quantization takes it."""
+    mapping = _mapping_of_kinds(recipe, activation)
+    for name in recipe.kept_float:
+        mapping.set_module_name(name, None)
+    return mapping
+
+
+def _mapping_of_kinds(recipe: Recipe, activation: Any) -> Any:
+    from torch import nn
+    from torch.ao.quantization import QConfig, QConfigMapping, get_default_qconfig_mapping
+
+    weight = _weight_observer(recipe)
     if not recipe.everything:
-        weight = default_per_channel_weight_observer
         chosen = QConfig(activation=activation, weight=weight)  # type: ignore[no-untyped-call]
         mapping = QConfigMapping().set_global(None)
         for layer in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
@@ -222,20 +289,29 @@ def _mapping(recipe: Recipe, calibration: str, reduce_range: bool) -> Any:
         return mapping
     mapping = get_default_qconfig_mapping(recipe.engine)
     default: Any = mapping.global_qconfig
-    mapping.set_global(default._replace(activation=activation))
+    own: dict[str, Any] = {"activation": activation, **({"weight": weight} if recipe.packed else {})}
+    mapping.set_global(default._replace(**own))
     for kind, existing in list(mapping.object_type_qconfigs.items()):
         if existing is not None and existing.activation is default.activation:
-            mapping.set_object_type(kind, existing._replace(activation=activation))
+            kept = own if existing.weight is default.weight else {"activation": activation}
+            mapping.set_object_type(kind, existing._replace(**kept))
     return mapping
 
 
-def _dynamic(module: nn.Module) -> nn.Module:
+def _dynamic(module: nn.Module, recipe: Recipe) -> nn.Module:
     """Quantize the weights of linear and recurrent layers; their inputs are quantized at every call."""
+    import torch
     from torch import nn
     from torch.ao import quantization
+    from torch.ao.quantization.observer import MinMaxObserver
 
-    recurrent = quantization.default_dynamic_qconfig
-    layers = {nn.Linear: quantization.per_channel_dynamic_qconfig, nn.LSTM: recurrent, nn.GRU: recurrent}
+    recurrent, linear = quantization.default_dynamic_qconfig, quantization.per_channel_dynamic_qconfig
+    if recipe.packed:
+        whole = MinMaxObserver.with_args(
+            dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=-127, quant_max=127
+        )
+        linear, recurrent = linear._replace(weight=_weight_observer(recipe)), recurrent._replace(weight=whole)
+    layers = {nn.Linear: linear, nn.LSTM: recurrent, nn.GRU: recurrent}
     quantized: nn.Module = quantization.quantize_dynamic(module, layers)  # type: ignore[no-untyped-call]
     return quantized
 

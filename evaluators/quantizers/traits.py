@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evaluators.parameters import Choice
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target
 
@@ -39,3 +40,28 @@ def saturates(target: Target) -> bool:
 def multiplies_bfloat16(target: Target) -> bool:
     """Whether bfloat16 is worth trying first: without matrix units for it, it is slower than fp32 on processors."""
     return target.device != "cpu" or target.has("amx_bf16")
+
+
+def refuse_weight_only(profile: WorkloadProfile) -> str | None:
+    """Return why quantizing weights only makes no sense for the model, or None where linear layers hold its weights.
+
+    Beside linear layers and embeddings nothing but convolutions and recurrent layers has many weights.
+    """
+    if "Linear" not in profile.layers:
+        return "weights alone are quantized in Linear layers, and the model has none"
+    others = [name for name in profile.layers if name.startswith(("Conv", "LazyConv", "LSTM", "GRU", "RNN"))]
+    if others:
+        return (
+            f"weights alone are quantized where Linear layers hold most of them, and the model has {others[0]} layers"
+        )
+    return None
+
+
+def samples(default: int) -> Choice:
+    """Return the knob of how many calibration examples are read: ``default``, or few, which have fewer outliers."""
+    return Choice("samples", (64, default), default, "calibration examples that ranges come from")
+
+
+def narrowed_samples(knob: Choice, profile: WorkloadProfile) -> Choice | None:
+    """Return ``knob``, or None where the calibration split is so small that its values read the same examples."""
+    return knob if profile.calibration_examples > min(int(value) for value in knob.values) else None

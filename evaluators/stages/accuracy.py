@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from evaluators.backends.base import Runner
-from evaluators.batching import as_arrays, example_batches, fair_order
+from evaluators.batching import answered_batches, example_batches, fair_order
 from evaluators.cache import StageCache
 from evaluators.corpus import GROUPS, Corpus
 from evaluators.jobs import MeasureJob
+from evaluators.lengths import Buckets
 from evaluators.outcome import AccuracyEvidence, Constraint, Evidence
 from evaluators.scoring import AGREEMENT, Scorer, Scores, metric_name
 from evaluators.stages.reference import Original, agreement_outputs, original_scores
@@ -54,9 +55,12 @@ def score_bundle(
     workload: Workload,
     job: MeasureJob,
     batch_size: int,
+    buckets: Buckets | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> AccuracyEvidence:
     """Score validation through the bundle, in batches of exactly ``batch_size``, and compare it with the original.
+
+    With ``buckets``, batches are drawn from these, as where the bundle is served.
 
     Examples come in a fair order, the same for every candidate. With gates, the bounds are looked at after growing
     parts of it, and scoring ends where a limit on accuracy is certainly missed, or where all are certainly kept and
@@ -79,8 +83,8 @@ def score_bundle(
     plan = looks(of) if job.gates and limits else (of,)
     scorer, ahead, begun = Scorer(workload, profile.outputs, of), list(plan), clock()
     order = fair_order(of, validation_digest)
-    for i, (inputs, targets, real) in enumerate(example_batches(dataset, workload.collate, batch_size, order=order)):
-        outputs = runner.outputs(runner.run(runner.prepare(as_arrays(inputs))))
+    batches = example_batches(dataset, workload.collate, batch_size, order=order)
+    for i, (_, outputs, targets, real) in enumerate(answered_batches(runner, batches, batch_size, buckets)):
         scorer.add(outputs, targets, real, None if wanted is None else wanted[i])
         seen = min((i + 1) * batch_size, of)
         if seen == of or seen < ahead[0]:

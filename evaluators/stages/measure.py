@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evaluators.backends.base import Runner
-from evaluators.batching import as_arrays, example_batches
-from evaluators.bundle import Manifest, open_bundle, size_bytes
+from evaluators.batching import answered_batches, as_arrays, example_batches
+from evaluators.bundle import Manifest, compressed_bytes, open_bundle, size_bytes
 from evaluators.cache import StageCache
 from evaluators.candidate import Candidate
 from evaluators.diagnosis import diagnose
@@ -28,8 +26,9 @@ from evaluators.stages.parity import check_float, compare
 from evaluators.stages.reference import example_file, parity_batches, reference_outputs
 from evaluators.target import device_of
 from evaluators.timing.blocks import LocalCalls
+from evaluators.timing.gain import measure_bucketing
 from evaluators.timing.sequence import time_bundle
-from evaluators.timing.stand import Stand, StandRequest, real_batches
+from evaluators.timing.stand import Stand, StandRequest, real_batches, served_batches
 from evaluators.traffic.instance import Instance
 from evaluators.traffic.scenario import instances_for, measure_server
 from evaluators.verdicts import judge_all
@@ -70,17 +69,22 @@ def _measure(
     if (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped
     with clock.stage("latency"):
-        latency = _latency(runner, workload, job, candidate, load_seconds, original)
+        latency = _latency(runner, workload, job, manifest, load_seconds, original)
         throughput = candidate.batch_size / (latency.mean / 1e3)
         evidence = evidence.model_copy(update={"latency": latency, "throughput_per_s": throughput})
 
     def diagnosed() -> Evidence:
         with clock.stage("diagnose"):
-            batch = as_arrays(real_batches(workload, candidate.batch_size, 1)[0])
+            batch = served_batches(workload, manifest, 1)[0]
             return evidence.model_copy(update={"diagnosis": diagnose(backend, runner, folder, manifest, batch)})
 
     if (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped.model_copy(update={"evidence": diagnosed(), "stage_seconds": clock.seconds})
+    if manifest.buckets is not None:
+        with clock.stage("bucketing"):
+            plain = [as_arrays(inputs) for inputs in real_batches(workload, candidate.batch_size)]
+            gained = measure_bucketing(runner, plain, served_batches(workload, manifest), manifest.buckets)
+            evidence = evidence.model_copy(update={"bucketing": gained})
     if job.protocol.server is not None:
         with clock.stage("server"):
             under_load = measure_server(job.protocol, job.protocol.server, candidate, folder, job.profile.reference,
@@ -89,12 +93,13 @@ def _measure(
         if (stopped := _gate(job, evidence, clock, folder)) is not None:
             return stopped.model_copy(update={"evidence": diagnosed(), "stage_seconds": clock.seconds})
     with clock.stage("accuracy"):
-        accuracy = _accuracy(runner, workload, job, candidate)
+        accuracy = _accuracy(runner, workload, job, manifest)
         evidence = evidence.model_copy(update={"accuracy": accuracy})
     if not accuracy.complete and (stopped := _gate(job, evidence, clock, folder)) is not None:
         return stopped
     with clock.stage("memory"):
-        evidence = evidence.model_copy(update=_footprint(folder, job))
+        sizes = {"size_compressed_bytes": compressed_bytes(folder)}
+        evidence = evidence.model_copy(update=sizes | _footprint(folder, job))
     evidence = diagnosed()
     return Outcome(kind="measured", evidence=evidence, verdicts=judge_all(job.constraints, evidence),
                    stage_seconds=clock.seconds, bundle=str(folder))  # fmt: skip
@@ -111,10 +116,6 @@ def _gate(job: MeasureJob, evidence: Evidence, clock: StageClock, folder: Path) 
                    stage_seconds=clock.seconds, bundle=str(folder))  # fmt: skip
 
 
-def _outputs(runner: Runner, inputs: Any) -> list[np.ndarray]:
-    return runner.outputs(runner.run(runner.prepare(as_arrays(inputs))))
-
-
 def _parity(runner: Runner, manifest: Manifest, job: MeasureJob, workload: Workload) -> Any:
     size = manifest.candidate.batch_size
     cache = StageCache(Path(job.home) / "cache" / "stages")
@@ -122,8 +123,9 @@ def _parity(runner: Runner, manifest: Manifest, job: MeasureJob, workload: Workl
     wanted = reference_outputs(workload, job.profile, size, cache, made_with)[: parity_batches(size)]
     limit = parity_batches(size) * size
     found, reals = [], []
-    for inputs, _, real in example_batches(workload.validation(), workload.collate, size, limit):
-        found.append([array[:real] for array in _outputs(runner, inputs)])
+    batches = example_batches(workload.validation(), workload.collate, size, limit)
+    for _, outputs, _, real in answered_batches(runner, batches, size, manifest.buckets):
+        found.append([array[:real] for array in outputs])
         reals.append(real)
     wanted = [[array[:real] for array in batch] for batch, real in zip(wanted, reals, strict=True)]
     parity = compare(found, wanted, sum(reals))
@@ -133,9 +135,9 @@ def _parity(runner: Runner, manifest: Manifest, job: MeasureJob, workload: Workl
 
 
 def _latency(
-    runner: Runner, workload: Workload, job: MeasureJob, candidate: Candidate, load_seconds: float, beside: Stand | None
+    runner: Runner, workload: Workload, job: MeasureJob, manifest: Manifest, load_seconds: float, beside: Stand | None
 ) -> LatencyEvidence:
-    batches = [runner.prepare(as_arrays(inputs)) for inputs in real_batches(workload, candidate.batch_size)]
+    batches = [runner.prepare(batch) for batch in served_batches(workload, manifest)]
     budgets = [limit.limit for limit in job.constraints if limit.metric.startswith("latency_")]
     budget = budgets[0] if budgets and job.gates else None
     return time_bundle(LocalCalls(runner.run, batches), beside, job.protocol, budget, load_seconds)
@@ -159,9 +161,10 @@ def _original(job: MeasureJob, candidate: Candidate) -> Iterator[Stand | None]:
         yield stand
 
 
-def _accuracy(runner: Runner, workload: Workload, job: MeasureJob, candidate: Candidate) -> AccuracyEvidence:
+def _accuracy(runner: Runner, workload: Workload, job: MeasureJob, manifest: Manifest) -> AccuracyEvidence:
     """Score the bundle. Where it is the original itself, it loses nothing by definition, however few the examples."""
-    found = score_bundle(runner, workload, job, candidate.batch_size)
+    candidate = manifest.candidate
+    found = score_bundle(runner, workload, job, candidate.batch_size, manifest.buckets)
     if not candidate.is_original or found.drop != 0:
         return found
     return found.model_copy(

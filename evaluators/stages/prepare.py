@@ -9,12 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from evaluators.bucketing import buckets_of
 from evaluators.bundle import MANIFEST, Manifest, Preprocessing, bundle_name, read_manifest, write_manifest
 from evaluators.cache import ENTRY, Entry, StageCache, copy_file
 from evaluators.candidate import Candidate
 from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
 from evaluators.frozen import digest
 from evaluators.jobs import Prepared, PrepareJob
+from evaluators.lengths import BUCKETS
 from evaluators.quantizers.base import Quantizer
 from evaluators.registry import backend as find_backend
 from evaluators.registry import quantizers
@@ -143,10 +145,11 @@ def _assembled(
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 copy_file(path, temporary / name)
         preprocessing = _preprocessing(workload, temporary)
+        buckets = buckets_of(profile.lengths, int(candidate.runtime.knobs.get(BUCKETS.name, 0)))
         made = write_manifest(
             temporary, candidate=candidate, workload=profile.reference, inputs=profile.inputs, outputs=profile.outputs,
             environment=versions, target_fingerprint=source.target.fingerprint, licences=dict(workload.licences),
-            preprocessing=preprocessing, **counts,
+            preprocessing=preprocessing, buckets=buckets, schema_version=2 if buckets is None else 3, **counts,
         )  # fmt: skip
         bundle = bundles / bundle_name(candidate.hash, made.digest)
         if bundle.exists():

@@ -1,7 +1,8 @@
 """Weights and plan: a model stored without a pickle, and rebuilt from the user's own code.
 
 ``weights.safetensors`` holds every tensor of the state dict once; ``plan.json`` holds what pruning did
-(which channels went), the changed attributes of layers (``out_channels``, …) and which names share one tensor.
+(which channels went), the layers with another in their place, the changed attributes of layers (``out_channels``, …)
+and which names share one tensor.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from evaluators.bundle.contents.torch_model import SIZES
 from evaluators.errors import IntegrityError, UnsupportedError, WorkloadError
+from evaluators.stages.packed import read_tensors
 from evaluators.workload import Workload
 
 WEIGHTS, PLAN = "weights.safetensors", "plan.json"
@@ -73,17 +75,21 @@ def restore_module(workload: Workload, folder: Path) -> Any:
         UnsupportedError: a tensor is neither a parameter nor a buffer.
     """
     import torch
-    from safetensors.torch import load_file
 
     plan = json.loads((folder / PLAN).read_text())
     module = build_model(workload)
+    if replaced := plan.get("replaced", {}):
+        from evaluators.pruners.layers import replace_layer
+
+        for name, word in replaced.items():
+            replace_layer(module, name, word)
     layers = dict(module.named_modules())
     for name, attributes in plan["attributes"].items():
         for key, value in attributes.items():
             if key not in SIZES:
                 raise IntegrityError(f"stored plan sets {key!r} of layer {name!r}, which is no size")
             setattr(_layer(layers, name), key, tuple(value) if isinstance(value, list) else value)
-    tensors = load_file(folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
     for name, source in plan["shared"].items():
         if source not in tensors:
             raise IntegrityError(f"stored plan shares tensor {source!r}, which is not among the stored weights")
@@ -98,7 +104,7 @@ def restore_module(workload: Workload, folder: Path) -> Any:
         layer = _layer(layers, owner)
         if leaf in layer._parameters:
             parameter = parameters.setdefault(id(tensor), torch.nn.Parameter(tensor, requires_grad=False))
-            layer._parameters[leaf] = parameter
+            setattr(layer, leaf, parameter)  # recurrent layers keep a list of them beside, and see to it here
         elif leaf in layer._buffers:
             layer._buffers[leaf] = tensor
         else:

@@ -44,7 +44,7 @@ def score_sealed(job: SealedJob, clock: StageClock) -> Outcome:
         profile = job.profile.model_copy(update={"data_digests": digests})
         measuring = MeasureJob(bundle=job.bundle, profile=profile, home=job.home, constraints=job.constraints,
                                protocol=job.protocol, gates=False)  # fmt: skip
-        accuracy = score_bundle(runner, sealed, measuring, manifest.candidate.batch_size)
+        accuracy = score_bundle(runner, sealed, measuring, manifest.candidate.batch_size, manifest.buckets)
     evidence = Evidence(accuracy=accuracy)
     limits = [limit for limit in job.constraints if limit.metric in ("accuracy", "accuracy_drop")]
     return Outcome(kind="measured", evidence=evidence, verdicts=judge_all(limits, evidence),

@@ -11,8 +11,10 @@ from evaluators.batching import collated, example_batches
 from evaluators.cache import Entry, StageCache
 from evaluators.frozen import digest
 from evaluators.profile import WorkloadProfile
+from evaluators.sensitivity import LayerSensitivity
 from evaluators.source import SourceModel
 from evaluators.stages.restore import restore_module
+from evaluators.stages.sensitivity import BATCH, MOST_EXAMPLES, measured_once
 from evaluators.target import Target, environment
 from evaluators.workload import Workload
 
@@ -49,6 +51,10 @@ class StagedSource(SourceModel):
         for inputs, _, _ in example_batches(self._calibration, self._workload.collate, size, limit):
             yield inputs
 
+    def sensitivity(self) -> tuple[LayerSensitivity, ...]:
+        facts = [self.digest, self.profile.model_digest, self.profile.data_digests["calibration"]]
+        return measured_once(self._cache, facts, self.module, self._batches)
+
     def exported(self) -> Path:
         return self._export().folder / EXPORTED
 
@@ -66,6 +72,11 @@ class StagedSource(SourceModel):
     @cached_property
     def _calibration(self) -> Any:
         return self._workload.calibration()
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield the batches that sensitivity is measured on: the same ones whatever batch size is exported."""
+        for inputs, _, _ in example_batches(self._calibration, self._workload.collate, BATCH, MOST_EXAMPLES):
+            yield inputs
 
     def _export(self) -> Entry:
         def make(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from evaluators.backends.onnxruntime import shares_of
 from evaluators.backends.openvino_settings import settings_of, streams_of
 from evaluators.backends.providers import PROVIDERS, SAVED, provider_of, provider_settings
 from evaluators.candidate import Candidate
@@ -53,7 +54,8 @@ def _onnxruntime(candidate: Candidate) -> dict[str, Any]:
     word = provider_of(candidate)
     return {
         "model": "model.onnx",
-        "threads": candidate.runtime.threads,
+        "threads": candidate.runtime.threads // shares_of(candidate),
+        "shares": shares_of(candidate),
         "provider": PROVIDERS[word],
         "provider_settings": provider_settings(word, candidate),
         # The graph was optimized when it was built, where the provider's graphs can be saved.

@@ -35,16 +35,27 @@ class Model:
         self._turn = threading.Lock()
 
     def __call__(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run the rows in batches of the size that was measured; the last batch is filled up with its last row."""
+        """Run the rows in batches of the size that was measured; the last batch is filled up with its last row.
+
+        Where rows of similar length were batched together when it was measured, they are here.
+        """
         given = self._checked(arrays)
         total, parts = len(next(iter(given.values()))), []
+        buckets = self.manifest.get("buckets")
+        lengths = row_lengths(given, buckets) if buckets else np.zeros(total, dtype=int)
+        order = in_buckets(lengths, buckets["edges"], self.batch_size) if buckets else np.arange(total)
         for start in range(0, total, self.batch_size):
-            index = np.minimum(np.arange(start, start + self.batch_size), total - 1)
+            rows = order[np.minimum(np.arange(start, start + self.batch_size), total - 1)]
+            batch = {name: np.ascontiguousarray(array[rows]) for name, array in given.items()}
+            if buckets:
+                longest = int(lengths[rows].max())
+                fill_up(batch, buckets, next((edge for edge in buckets["edges"] if edge >= longest), longest))
             with self._turn:
-                answers = self._call({name: np.ascontiguousarray(array[index]) for name, array in given.items()})
+                answers = self._call(batch)
             parts.append([np.array(answer[: total - start]) for answer in answers])
-        names = [tensor["name"] for tensor in self.outputs]
-        return {name: np.concatenate(pieces) for name, pieces in zip(names, zip(*parts, strict=True), strict=True)}
+        names, places = [tensor["name"] for tensor in self.outputs], np.argsort(order)
+        joined = (np.concatenate(pieces)[places] for pieces in zip(*parts, strict=True))
+        return dict(zip(names, joined, strict=True))
 
     def _checked(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
         wanted = {tensor["name"]: tensor for tensor in self.inputs}
@@ -61,6 +72,37 @@ class Model:
         if len(rows := {len(array) for array in given.values()}) != 1 or 0 in rows:
             raise ValueError(f"inputs must have the same number of rows, at least one; got {sorted(rows)}")
         return given
+
+
+def row_lengths(arrays: Mapping[str, np.ndarray], buckets: Any) -> np.ndarray:
+    """Return the length of each row: where the last value is that is not what short rows are filled up with."""
+    found = np.ones(len(next(iter(arrays.values()))), dtype=int)
+    for name, axis in buckets["axes"].items():
+        array = np.moveaxis(arrays[name], axis, 1)
+        real = (array != buckets["padding"][name]).reshape(*array.shape[:2], -1).any(axis=2)
+        last = real.shape[1] - real[:, ::-1].argmax(axis=1)
+        found = np.maximum(found, np.where(real.any(axis=1), last, 1))
+    return found
+
+
+def in_buckets(lengths: np.ndarray, edges: list[int], size: int) -> np.ndarray:
+    """Return the rows in an order whose batches are of one bucket each; what is left over comes last, longest first."""
+    bucket, whole, left = np.searchsorted(np.asarray(edges), lengths), [], []
+    for number in range(len(edges), -1, -1):
+        rows = np.flatnonzero(bucket == number)
+        full = len(rows) // size * size
+        whole.append(rows[:full])
+        left.append(rows[full:])
+    return np.concatenate([*whole, *left])
+
+
+def fill_up(batch: dict[str, np.ndarray], buckets: Any, length: int) -> None:
+    """Cut or fill up the rows of a batch to ``length``."""
+    for name, axis in buckets["axes"].items():
+        array = np.take(batch[name], np.arange(min(length, batch[name].shape[axis])), axis=axis)
+        missing = [(0, length - array.shape[axis] if each == axis else 0) for each in range(array.ndim)]
+        value = array.dtype.type(buckets["padding"][name])
+        batch[name] = np.ascontiguousarray(np.pad(array, missing, constant_values=value))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from evaluators.bundle import open_bundle
 from evaluators.candidate import Candidate, Quantization, Runtime, Scalar
 from evaluators.errors import ParetuneError
 from evaluators.jobs import PrepareJob, ProfileJob
-from evaluators.parameters import Choice, Parameter, check_values, defaults
+from evaluators.parameters import Choice, Parameter, check_values, defaults, written
 from evaluators.profile import WorkloadProfile
 from evaluators.target import Target, probe_target, probe_targets
 from evaluators.workload import load_workload
@@ -169,7 +169,7 @@ def candidate_of(case: Case, profile: WorkloadProfile) -> Candidate:
     return Candidate(
         target=target.name,
         backend=case.backend,
-        quantization=Quantization(scheme=case.scheme, **values),
+        quantization=Quantization(scheme=case.scheme, **written(knobs, values)),
         batch_size=case.batch_size,
         runtime=Runtime(threads=case.threads, **runtime),
     )

@@ -6,6 +6,7 @@ models that run in another interpreter. Only plain values go to and fro: the two
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,8 +19,9 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from evaluators.batching import as_arrays, example_batches
-from evaluators.bundle import open_bundle
+from evaluators.batching import as_arrays, example_batches, first_rows
+from evaluators.bucketing import batch_of, joined, planned, row_lengths, spread
+from evaluators.bundle import Manifest, open_bundle
 from evaluators.frozen import Frozen
 from evaluators.interpreter import Interpreter
 from evaluators.registry import backend
@@ -30,6 +32,9 @@ from evaluators.timing.child import Child, exit_after, told_over
 from evaluators.workload import Workload, load_workload
 
 LATENCY_BATCHES = 16
+POOLED_BATCHES = 64
+"""Of the examples of so many batches, batches are drawn from buckets."""
+
 END = "end"
 """Ends a stand; what else is sent to one is a request, and then numbers and None."""
 
@@ -55,14 +60,27 @@ def load(request: StandRequest) -> LocalCalls:
     folder = Path(request.bundle)
     manifest = open_bundle(folder, trusted=True)  # measured in this home before it is compared
     runner = backend(manifest.candidate.backend).load(folder, manifest)
-    batches = real_batches(workload, manifest.candidate.batch_size)
-    return LocalCalls(runner.run, [runner.prepare(as_arrays(batch)) for batch in batches])
+    batches = [runner.prepare(batch) for batch in served_batches(workload, manifest)]
+    begin = os.getpid() % len(batches) if manifest.buckets else 0  # a round of few calls meets other buckets each time
+    return LocalCalls(runner.run, [*batches[begin:], *batches[:begin]])
 
 
 def real_batches(workload: Workload, batch_size: int, count: int = LATENCY_BATCHES) -> list[Any]:
     """Return the first batches of validation, in the user's own structure."""
     source = example_batches(workload.validation(), workload.collate, batch_size)
     return [inputs for inputs, _, _ in islice(source, count)]
+
+
+def served_batches(workload: Workload, manifest: Manifest, count: int = LATENCY_BATCHES) -> list[dict[str, np.ndarray]]:
+    """Return batches of validation as the bundle is served: the first ones, or some of all its buckets that stand for
+    the first 64 batches."""
+    size, buckets = manifest.candidate.batch_size, manifest.buckets
+    if buckets is None:
+        return [as_arrays(inputs) for inputs in real_batches(workload, size, count)]
+    source = example_batches(workload.validation(), workload.collate, size)
+    rows = joined([first_rows(as_arrays(inputs), real) for inputs, _, real in islice(source, POOLED_BATCHES)], buckets)
+    batches = planned(row_lengths(rows, buckets), buckets.edges, size)
+    return [batch_of(rows, batch, size, buckets) for batch in spread(batches, count)]
 
 
 def _original(workload: Workload, threads: int) -> Callable[[Any], Any]:

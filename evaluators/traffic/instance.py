@@ -19,9 +19,11 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from evaluators.backends.base import Runner
+from evaluators.bucketing import trimmed
 from evaluators.bundle import open_bundle
 from evaluators.frozen import Frozen
 from evaluators.interpreter import Interpreter
+from evaluators.lengths import Buckets
 from evaluators.registry import backend
 from evaluators.timing.blocks import LocalCalls
 from evaluators.timing.child import Child, exit_after, told_over
@@ -77,14 +79,17 @@ class InstanceRun(NamedTuple):
 class Answering:
     """A loaded bundle that answers requests, each of them a row of the inputs."""
 
-    def __init__(self, runner: Runner, rows: dict[str, np.ndarray], batch_size: int) -> None:
-        self._runner, self._rows, self._batch_size = runner, rows, batch_size
+    def __init__(
+        self, runner: Runner, rows: dict[str, np.ndarray], batch_size: int, buckets: Buckets | None = None
+    ) -> None:
+        self._runner, self._rows, self._batch_size, self._buckets = runner, rows, batch_size, buckets
         self._count = len(next(iter(rows.values())))
 
     def __call__(self, batch: range) -> float:
         """Answer these requests with one call, filled up to the bundle's batch size; return the seconds of the call."""
         chosen = np.minimum(np.arange(batch.start, batch.start + self._batch_size), batch.stop - 1) % self._count
-        prepared = self._runner.prepare({name: array[chosen] for name, array in self._rows.items()})
+        arrays = {name: array[chosen] for name, array in self._rows.items()}
+        prepared = self._runner.prepare(arrays if self._buckets is None else trimmed(arrays, self._buckets))
         begun = time.perf_counter()
         raw = self._runner.run(prepared)
         took = time.perf_counter() - begun
@@ -103,7 +108,7 @@ def load(request: InstanceRequest) -> tuple[Answering, int]:
     runner = backend(manifest.candidate.backend).load(folder, manifest)
     with np.load(request.rows, allow_pickle=False) as stored:
         rows = {name: stored[name] for name in stored.files}
-    return Answering(runner, rows, manifest.candidate.batch_size), manifest.candidate.batch_size
+    return Answering(runner, rows, manifest.candidate.batch_size, manifest.buckets), manifest.candidate.batch_size
 
 
 def wait_until(moment: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -41,6 +41,7 @@ class Layer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.heads = HEADS
         self.query = nn.Linear(WIDTH, WIDTH)
         self.key = nn.Linear(WIDTH, WIDTH)
         self.value = nn.Linear(WIDTH, WIDTH)
@@ -53,15 +54,15 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (N, L, WIDTH); mask (N, 1, 1, L), true where there is a token."""
-        query, key, value = (split_heads(part(x)) for part in (self.query, self.key, self.value))
+        query, key, value = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
         context = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = self.attended_norm(x + self.attended(context.transpose(1, 2).flatten(2)))
         return self.outer_norm(x + self.outer(self.gelu(self.inner(x))))
 
 
-def split_heads(x: Tensor) -> Tensor:
-    """(N, L, WIDTH) to (N, HEADS, L, WIDTH / HEADS)."""
-    return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(N, L, WIDTH) to (N, heads, L, WIDTH / heads)."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 class MiniLM(nn.Module):

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from search.cli import before, bundle, cache, explaining, exporting, fleet, loading, promoting, results, running, ui
+from search.cli import (
+    before,
+    bundle,
+    cache,
+    explaining,
+    exporting,
+    fleet,
+    loading,
+    promoting,
+    results,
+    running,
+    sensing,
+    ui,
+)
 from search.cli.output import Reply
 
 EXIT_CODES = (
@@ -48,7 +61,14 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         before.check,
         f"paretune check {WORKLOAD}\n\nExit code 0: it can be searched; 2: it breaks the contract.",
     ),
-    (before.space, f"paretune space {WORKLOAD}\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8"),
+    (
+        before.space,
+        f"paretune space {WORKLOAD} --explain\n\nparetune space {WORKLOAD} --backend onnxruntime --batch-size 1,8",
+    ),
+    (
+        sensing.sensitivity,
+        f"paretune sensitivity {WORKLOAD}\n\nparetune sensitivity {WORKLOAD} --json | jq '.layers\\[:3]'",
+    ),
     (
         running.search,
         f"paretune search {WORKLOAD} --latency-budget 5ms --max-accuracy-drop 0.01\n\n"
@@ -118,6 +138,12 @@ COMMANDS: tuple[tuple[Callable[..., Reply], str], ...] = (
         fleet.coordinator,
         "paretune coordinator --home /shared/paretune --fleet postgresql://paretune@db/paretune --broker redis://queue/0\n\n"
         "SIGTERM or Ctrl-C: it leaves, and the next coordinator goes on.",
+    ),
+    (
+        fleet.beat,
+        "paretune beat --every 24h --home /shared/paretune --fleet postgresql://paretune@db/paretune "
+        "--broker redis://queue/0\n\n"
+        "SIGTERM or Ctrl-C: it leaves. Any number may run; what was measured, and when, is in the ledger.",
     ),
     (fleet.fleet, "paretune fleet\n\nparetune fleet --json | jq '.workers\\[] | select(.present)'"),
     (

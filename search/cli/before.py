@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from search.cli import options
@@ -45,6 +47,10 @@ def space(
     backend: options.Backend = None,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", metavar="", help="every technique on every backend: legal, or refused and why"),
+    ] = False,
     backend_python: options.BackendPython = None,
     json: options.Json = False,
     home: options.Home = options.HOME,
@@ -52,8 +58,11 @@ def space(
 ) -> Reply:
     """Show the size of the space, each dimension, and what was left out and why."""
     from search import api
-    from search.cli import views
+    from search.cli import legality_view, views
 
     spec = options.spec_of(context, config)
+    if explain:
+        report = api.space(spec.workload, home, spec, explain=True)
+        return Reply(report.to_json(), lambda: legality_view.space(report))
     report = api.space(spec.workload, home, spec)
     return Reply(report.to_json(), lambda: views.space(report))

@@ -42,7 +42,7 @@ def view(found: Explanation, spec: SearchSpec) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    rows = {**_identity(found), **_judgement(found), **_time(found, spec), **_executed(found)}
+    rows = {**_identity(found), **_judgement(found), **_time(found, spec), **_size(found), **_executed(found)}
     parts: list[RenderableType] = [_facts(rows)]
     if found.diagnosis is not None and found.diagnosis.operators:
         parts += ["", _operators(found.diagnosis)]
@@ -78,8 +78,9 @@ def _judgement(found: Explanation) -> dict[str, str]:
 
 
 def _time(found: Explanation, spec: SearchSpec) -> dict[str, str]:
+    from search.saturation import show_saturation
     from search.units import show_ms
-    from search.wording import show_interval, show_seconds, training_of
+    from search.wording import show_bucketing, show_interval, show_seconds, training_of
 
     trial = found.trial
     rows = {}
@@ -97,7 +98,26 @@ def _time(found: Explanation, spec: SearchSpec) -> dict[str, str]:
     if found.batch_utilization is not None:
         size = trial.candidate.batch_size
         rows["batch"] = f"{found.batch_utilization:.3g}× the throughput of batch size 1, {size}× at most"
+    if found.curve is not None:
+        rows["batch sizes"] = show_saturation(found.curve)
+    if trial.bucketing is not None:
+        rows["buckets"] = show_bucketing(trial.bucketing)
     return rows
+
+
+def _size(found: Explanation) -> dict[str, str]:
+    from search.units import show_bytes
+
+    trial = found.trial
+    if trial.size_bytes is None:
+        return {}
+    said = f"{show_bytes(trial.size_bytes)} on disk"
+    if trial.size_compressed_bytes is not None:
+        said += f", {show_bytes(trial.size_compressed_bytes)} compressed"
+    before = found.twin.size_compressed_bytes if found.twin is not None else None
+    if trial.size_compressed_bytes is not None and before:
+        said += f": {trial.size_compressed_bytes / before:.2f}× of its {found.twin_kind} twin's"
+    return {"size": said}
 
 
 def _executed(found: Explanation) -> dict[str, str]:

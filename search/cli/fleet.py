@@ -1,4 +1,4 @@
-"""The commands of a fleet: ``worker``, ``coordinator``, and ``fleet``, which shows who is there."""
+"""The commands of a fleet: ``worker``, ``coordinator``, ``beat``, and ``fleet``, which shows who is there."""
 
 from __future__ import annotations
 
@@ -84,6 +84,38 @@ def coordinator(
         report = fleet_api.coordinate(home, broker=broker, say=say, leave=drain, alive=alive, metrics=metrics,
                                       keeping=Keeping(uploads=not no_uploads))  # fmt: skip
     return Reply(report.to_json(), lambda: f"the coordinator has left; {report.coordinated} searches came to their end")
+
+
+def beat(
+    every: Annotated[
+        str, typer.Option("--every", metavar="DURATION", help="how long a measurement of what is deployed counts")
+    ] = "24h",
+    fleet: options.Fleet = None,
+    broker: options.Broker = None,
+    store: options.Store = None,
+    alive: options.Alive = None,
+    log_format: options.LogFormats = LogFormat.AUTO,
+    json: options.Json = False,
+    home: options.Home = options.HOME,
+    config: options.HomeConfig = None,
+) -> Reply:
+    """Have the workers of a fleet revalidate what is deployed, again and again, until it is stopped."""
+    from evaluators.errors import UsageError
+    from search.api import open_ledger
+    from search.revalidations import keep_revalidating
+    from search.units import seconds
+
+    try:
+        every_s = seconds(every)
+    except ValueError as error:
+        raise UsageError(f"--every: {error}") from None
+    if broker is None:
+        raise UsageError("without a broker there is nobody to ring for: name it with --broker URL (or PARETUNE_BROKER)")
+    _join(home, fleet, store)
+    say = log_to(log_format=log_format, part="beat")
+    with _switches() as (drain, _), open_ledger(home) as ledger:
+        report = keep_revalidating(ledger, broker, every_s, say=say, leave=drain, alive=alive)
+    return Reply(report.to_json(), lambda: f"the beat has left; it rang {report.rung} times")
 
 
 def fleet(

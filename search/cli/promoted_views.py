@@ -11,7 +11,7 @@ from rich.text import Text
 
 from search.cli.views import facts_table, plain_table
 from search.units import show_bytes, show_ms
-from search.wording import show_score, show_speedup
+from search.wording import show_drop, show_score, show_speedup
 
 if TYPE_CHECKING:
     from search.promotion.diffing import DiffReport
@@ -77,10 +77,21 @@ def diff(report: DiffReport) -> RenderableType:
     facts = {
         "answers": f"{report.rows} rows, agreement {report.agreement:.4g}, {report.sqnr_db:.3g} dB, largest difference "
                    f"{report.largest_difference:.3g}",
+        **_difference(report),
         **({"time of B over A": show_speedup(ratio.value, ratio.ci95)} if ratio else {}),
         **{f"note {number}": text for number, text in enumerate(report.notes, 1)},
     }  # fmt: skip
     return Group(table, "", facts_table(facts))
+
+
+def _difference(report: DiffReport) -> dict[str, str]:
+    """Say how much more accurate B is, and how surely."""
+    if report.accuracy_difference is None:
+        return {}
+    share = all(0 <= (side.accuracy or 0.0) <= 1 for side in (report.a, report.b))
+    spread = report.accuracy_difference_ci95
+    sure = f" (95 %: {show_drop(spread[0], share)} to {show_drop(spread[1], share)})" if spread else ""
+    return {"accuracy of B over A": f"{show_drop(report.accuracy_difference, share)}{sure}"}
 
 
 def reconciled(report: ReconcileReport) -> RenderableType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from evaluators.bundle import Manifest, read_manifest, size_bytes
 from evaluators.errors import InfrastructureError, UsageError
 from evaluators.frozen import Frozen
 from evaluators.jobs import Comparison
-from evaluators.outcome import Ratio
+from evaluators.outcome import Interval, Ratio
 from evaluators.profile import WorkloadProfile
 from evaluators.run_bundle import BundleRun
 from evaluators.scoring import agreement
+from evaluators.statistics.scores import drop_of
 from evaluators.target import probe_targets
 from search.bundles import find_bundle, run_bundle
 from search.final_comparison import ratio_of
@@ -31,6 +33,7 @@ from workers.settings import TrialSettings
 from workers.supervisor import Supervisor, run_profile
 
 SECONDS = 120.0
+CONFIDENCE = 0.95
 
 
 class SideReport(Frozen):
@@ -55,7 +58,8 @@ class DiffReport(Frozen):
         largest_difference: of any answer, relative to A's largest.
         sqnr_db: A's answers as the signal, the differences as the noise.
         agreement: share of rows with the same arg-max, or one minus the relative error.
-        accuracy_difference: B's minus A's on those rows; on few rows chance decides it.
+        accuracy_difference: B's minus A's on those rows, with its 95 % interval where the metric scores examples: both
+            answered the same ones, so they are compared pair by pair.
         latency_ratio: time of B over that of A, timed in turn, with its 95 % interval; null where it was not timed.
         notes: what could not be compared, and why.
     """
@@ -69,6 +73,7 @@ class DiffReport(Frozen):
     scored_by: str | None
     original_accuracy: float | None
     accuracy_difference: float | None
+    accuracy_difference_ci95: Interval | None = None
     size_ratio: float
     percentile: str
     latency_ratio: Ratio | None
@@ -124,6 +129,7 @@ def diff_bundles(
     with tempfile.TemporaryDirectory(prefix="paretune-diff-") as scratch:
         files = [Path(scratch) / f"{name}.npz" for name in "ab"]
         runs = [_run(side, file, profile, home, examples, trust) for side, file in zip((a, b), files, strict=True)]
+        accuracy_ci95 = _difference_interval([file.with_suffix(".npy") for file in files])
         answers = [_answers(file, a.manifest.outputs.names) for file in files]
     settings = _settings(a, b, profile)
     found, notes = _time(a, b, ledger, sandbox, home, settings)
@@ -135,6 +141,7 @@ def diff_bundles(
         sqnr_db=_sqnr_db(answers[1][0], answers[0][0]), agreement=float(agreement(answers[1], answers[0]).mean()),
         scored_by=runs[0].scored_by, original_accuracy=runs[0].original_score,
         accuracy_difference=None if None in scores else float(scores[1] or 0) - float(scores[0] or 0),
+        accuracy_difference_ci95=accuracy_ci95,
         size_ratio=sides[1].size_bytes / sides[0].size_bytes, percentile=settings.protocol.percentile,
         latency_ratio=None if found is None else ratio_of(found, 1, 0), notes=tuple(notes),
     )  # fmt: skip
@@ -163,12 +170,22 @@ def _profile(a: Side, b: Side, sandbox: Sandbox, home: Path) -> WorkloadProfile:
 
 def _run(side: Side, output: Path, profile: WorkloadProfile, home: Path, examples: int, trust: str | None) -> BundleRun:
     vouched = side.manifest.digest if side.ours else trust
-    return run_bundle(side.bundle, home, workload=profile.reference, examples=examples, output=output, trust=vouched)
+    return run_bundle(side.bundle, home, workload=profile.reference, examples=examples, output=output,
+                      scores=output.with_suffix(".npy"), trust=vouched)  # fmt: skip
 
 
 def _answers(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     with np.load(file, allow_pickle=False) as stored:
         return [stored[name] for name in names]
+
+
+def _difference_interval(files: Sequence[Path]) -> Interval | None:
+    """Return the 95 % interval of how much higher the second scores than the first, from the scores of each example."""
+    if not all(file.exists() for file in files):
+        return None
+    first, second = (np.load(file, allow_pickle=False) for file in files)
+    low, high = drop_of(first, second, CONFIDENCE).ci95
+    return -high, -low
 
 
 def _settings(a: Side, b: Side, profile: WorkloadProfile) -> TrialSettings:

@@ -25,8 +25,8 @@ from search.promotion.serving import Served
 from search.result import SearchResult, TrialResult
 from search.spec import SearchSpec
 from workers.certifying import Certifier
+from workers.lease import registry_lock
 from workers.ledger import Ledger
-from workers.locks import registry_lock
 from workers.records import SearchRecord
 from workers.settings import TrialSettings
 from workers.sharing import Sharing
@@ -99,7 +99,7 @@ def promote_trial(
     say(f"every gate passed; registering it as {name.model}")
     card = card_of(certificate, passage.manifest, profile, str(name))
     tags = tags_of_version(certificate, passage.manifest)
-    with registry_lock(home, name.model, waiting=lambda: say(waits_for(name))):
+    with registry_lock(ledger, name.model, waiting=lambda: say(waits_for(name))):
         registration = Registration(ledger, home, name, certificate)
         done = registration.complete(
             lambda registry: _register(registry, home, certificate, result, trial, name.model, tags, card),
@@ -138,7 +138,7 @@ def promote_version(
     )  # fmt: skip
     if passage.refused is not None:
         return report
-    with registry_lock(home, name.model, waiting=lambda: say(waits_for(name))):
+    with registry_lock(ledger, name.model, waiting=lambda: say(waits_for(name))):
         done = Registration(ledger, home, name, certificate).complete(
             lambda opened: opened.copy(source.model, version.version, name.model),
             f"copy of version {version.version} of {source.model}",

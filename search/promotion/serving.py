@@ -114,7 +114,7 @@ def serve_and_compare(home: Path, uri: str, bundle: Path, workload: str) -> Serv
         given = {name: np.ascontiguousarray(array[:count]) for name, array in batch.items()}
         asked = next(iter(given.values())) if manifest.inputs.style == "tensor" else given
         found = answers_of(model.predict(asked), manifest.outputs)
-        largest = max(largest, difference(found, run_in_batches(runner, given, size)))
+        largest = max(largest, difference(found, run_in_batches(runner, given, size, manifest.buckets)))
         rows += count
     return Served(rows=rows, difference=min(largest, sys.float_info.max))
 

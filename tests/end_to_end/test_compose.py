@@ -50,8 +50,8 @@ def test_every_variable_is_in_the_example() -> None:
 
 def test_the_parts_are_all_there_and_those_for_hardware_are_asked_for() -> None:
     profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
-    assert profiles == {"redis": None, "postgres": None, "mlflow": None, "coordinator": None, "worker": ["cpu"],
-                        "worker-cuda": ["cuda"], "flower": ["flower"]}  # fmt: skip
+    assert profiles == {"redis": None, "postgres": None, "mlflow": None, "coordinator": None, "beat": None,
+                        "worker": ["cpu"], "worker-cuda": ["cuda"], "flower": ["flower"]}  # fmt: skip
     assert [FILLED["COMPOSE_PROFILES"]] == profiles["worker"], "a fleet without a worker does nothing"
 
 
@@ -159,12 +159,13 @@ def native() -> Iterator[Native]:
             (folder / volume).mkdir()
         ports = {address: _free_port() for address in ("redis:6379", "mlflow:5000", "flower:5555", "postgres:5432")}
         (folder / "postgres" / "port").write_text(str(ports["postgres:5432"]))
-        parts = here(compose(FILLED | {"WORKLOADS": str(ROOT / "tests")})["services"], folder, ports)
+        told = FILLED | {"WORKLOADS": str(ROOT / "tests"), "REVALIDATE_EVERY": "5s"}
+        parts = here(compose(told)["services"], folder, ports)
         stack.enter_context(present(lambda: Database(parts, folder / "postgres")))
         stack.enter_context(parts.up("redis", "--port", str(ports["redis:6379"]), "--bind", "127.0.0.1",
                                      "--dir", str(folder / "redis")))  # fmt: skip
         wait_until(lambda: parts.healthy("redis"))
-        for name in ("mlflow", "worker", "coordinator", "flower"):
+        for name in ("mlflow", "worker", "coordinator", "beat", "flower"):
             stack.enter_context(parts.up(name))
         yield parts
 
@@ -216,6 +217,12 @@ def test_a_search_runs_and_its_best_is_promoted_and_everything_is_in_mlflow(nati
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert client.get_model_version_by_alias("tiny", "champion").source.startswith("mlflow-artifacts:/")
     assert not Path(native.here("coordinator", "/var/lib/paretune/mlflow.db")).exists()
+
+
+def test_what_is_deployed_is_measured_again_by_the_worker_when_it_is_due(native: Native) -> None:
+    wait_until(lambda: _json(native, "history", "tiny")["steps"][-1]["event"] == "revalidated", 120)
+    told = _json(native, "history", "tiny")
+    assert told["steps"][-1]["detail"] == "its certificate holds" and told["aliases"]["champion"] == 1
 
 
 def test_the_broker_knows_one_user_who_may_not_do_everything(native: Native) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from search import api
 from search.mlflow_store import open_client, store_uri
 from search.promotion.registry import Registry
 from search.result import SearchResult, TrialResult
+from search.revalidations import Revalidations, deployed_aliases
 from tests.conftest import ROOT, command, paretune
+from workers.ledger import Ledger
 from workers.sandbox import Sandbox
 
 SHIFTED = f"{ROOT / 'tests' / 'end_to_end' / 'shifted.py'}:workload"
@@ -193,6 +196,23 @@ def test_a_certificate_holds_until_the_machine_is_slower(
     assert open_client(shop.home).get_model_version("shop", "2").tags["paretune.holds"] == "false"
 
 
+def test_what_is_due_is_checked_once_however_often_it_is_rung_for(
+    shop: Shop, promoted: list[dict[str, Any]], sandbox: Sandbox
+) -> None:
+    said: list[str] = []
+    with closing(Ledger.at(shop.home)) as ledger:
+        due = next(each for each in deployed_aliases(ledger) if each.name == "shop@champion")
+        before = ledger.alias_steps("shop", "champion")
+        assert (due.target, due.done_at) == (promoted[1]["certificate"]["target"], before[-1].created_at)
+        checks = Revalidations(ledger, shop.home, sandbox, None, said.append)
+        for _ in range(2):
+            checks.check(due.name, due.done_at)
+        checks.check("nobody@champion", 0.0)
+        (step,) = ledger.alias_steps("shop", "champion")[len(before) :]
+    assert (step.event, step.version, step.detail) == ("revalidated", 2, "its certificate holds")
+    assert said == ["revalidation of shop@champion, version 2: its certificate holds"]
+
+
 def test_a_deployed_version_and_a_trial_are_compared(shop: Shop, promoted: list[dict[str, Any]]) -> None:
     other = promoted[0]  # an alias that points at the second is compared with the trial of the first
     answer = paretune("diff", "shop@champion", f"shop/{other['trial']}", "--examples", "40", "--home",
@@ -201,6 +221,8 @@ def test_a_deployed_version_and_a_trial_are_compared(shop: Shop, promoted: list[
     found = answer.json
     assert (found["a"]["digest"], found["b"]["digest"]) == (promoted[1]["digest"], other["digest"])
     assert found["rows"] == 40 and found["agreement"] == 1.0 and found["accuracy_difference"] == 0.0
+    low, high = found["accuracy_difference_ci95"]
+    assert -0.2 < low < 0 < high < 0.2, "forty rows that agree say little"
     assert 0 < found["largest_difference"] < 1e-3 and found["sqnr_db"] > 60, "both are fp32, in other runtimes"
     eager_first = promoted[1]["label"].startswith("eager")
     assert (found["latency_ratio"]["value"] < 1) is eager_first

@@ -28,7 +28,7 @@ def test_an_entry_is_made_once(tmp_path: Path) -> None:
     assert first.digest == second.digest
 
 
-@pytest.mark.parametrize("damage", ["altered", "missing", "foreign", "link"])
+@pytest.mark.parametrize("damage", ["altered", "missing", "foreign", "link", "unreadable list"])
 def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     cache, calls = StageCache(tmp_path), []
     entry = cache.get_or_make("ab12", _make("a", calls))
@@ -37,6 +37,8 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
         file.write_text("x")
     elif damage == "missing":
         file.unlink()
+    elif damage == "unreadable list":
+        (entry.folder / "entry.json").write_text('{"files": ')
     elif damage == "foreign":
         (entry.folder / "other").write_text("x")
     else:

@@ -168,9 +168,11 @@ def test_broken_example_fails_the_suite(check: str, told: str, verdicts: dict[st
 def test_example_of_a_pruner_prunes(page: Page) -> None:
     names: dict[str, object] = {}
     header = (
-        "from typing import Any, ClassVar\nfrom evaluators.candidate import Scalar\n"
+        "from collections.abc import Callable\nfrom typing import Any, ClassVar\n"
+        "from evaluators.candidate import Scalar\n"
         "from evaluators.parameters import Number\nfrom evaluators.profile import WorkloadProfile\n"
         "from evaluators.pruners.base import Pruner\n"
+        "from evaluators.pruners.data import PruningData\n"
     )
     exec(header + page.pruner, names)  # noqa: S102 - the page's own code
     layer = nn.Linear(10, 10, bias=False).requires_grad_(False)

@@ -88,7 +88,7 @@ def test_providers_are_a_choice_where_there_are_several(monkeypatch: pytest.Monk
         return {option.name: (option.values, option.default) for option in found if isinstance(option, Choice)}
 
     assert choices("onnxruntime-gpu", a_target("cuda-sm90")) == {"provider": (("cuda", "tensorrt"), "cuda")}
-    assert set(choices("onnxruntime", a_target("cpu-avx2"))) == {"graph_optimization"}
+    assert set(choices("onnxruntime", a_target("cpu-avx2"))) == {"graph_optimization", "split_batch"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_provider_is_told_precision_and_threads(word: str, scheme: str, told: 
 def test_fp32_that_would_be_tf32_is_refused(word: str, target: str, scheme: str, refused: bool, model: Path) -> None:
     candidate = a_candidate(target, scheme, provider=word)
 
-    assert (providers.refuse_precision(word, candidate) is not None) == refused
+    assert (providers.refuse_precision(word, candidate.quantization.scheme, candidate.target) is not None) == refused
     if refused:
         with pytest.raises(UnsupportedError, match="take the scheme tf32, or the provider cuda"):
             open_session(model, candidate, "all")

@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from evaluators.bundle import compressed_bytes, size_bytes
 from evaluators.errors import UnsupportedError
 from evaluators.pruners.channel import Channel, kept_width
+from evaluators.pruners.data import PruningData
+from evaluators.pruners.sparse_2_4 import Sparse24
 from evaluators.pruners.unstructured import Unstructured
+from evaluators.pruners.widths import kept_under, shares
 from evaluators.stages.prepare import count_flops
 from evaluators.stages.recover import distil
 from evaluators.stages.restore import build_model, layer_sizes, restore_module, save_model
@@ -45,6 +49,99 @@ def test_a_pruned_model_is_rebuilt_from_the_users_code(tmp_path: Path) -> None:
     restored = restore_module(tiny.workload, tmp_path)
     assert torch.equal(restored(example), model(example))
     assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", "plan.json"}
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor", "bn_scale", "random"])
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_channels_go_by_every_importance_and_scope(importance: str, scope: str) -> None:
+    model, example = build_model(tiny.workload), torch.randn(2, 1, 12, 12)
+    values = {"alignment": 8, "importance": importance, "scope": scope}
+    plan = Channel().prune(model, example, 0.5, values, data=PruningData(tiny.workload))
+    widths = [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert sum(widths) == 32 and all(width % 8 == 0 and width > 0 for width in widths)
+    assert plan["removed"] and model(example).shape == (2, 4)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def _gone(plan: dict, layer: str) -> list[int]:
+    return sorted(next(indices for name, is_out, indices in plan["removed"] if is_out and name == layer))
+
+
+def test_the_channels_that_the_batch_norm_switches_off_go() -> None:
+    model, example = build_model(tiny.workload), torch.randn(2, 1, 12, 12)
+    with torch.no_grad():
+        model.features[1].weight[::2] = 0.001
+    plan = Channel().prune(model, example, 0.5, {"alignment": 8, "importance": "bn_scale"})
+    assert _gone(plan, "features.0") == list(range(0, 32, 2))
+
+
+def test_large_weights_that_the_loss_does_not_feel_go_by_taylor_and_stay_by_magnitude() -> None:
+    evens = {}
+    for importance in ("taylor", "magnitude"):
+        model, example = build_model(tiny.workload), torch.randn(2, 1, 12, 12)
+        with torch.no_grad():
+            model.head.weight[:, ::2] = 0.0
+            model.features[3].weight[::2] *= 9.0
+        values = {"alignment": 8, "importance": importance}
+        plan = Channel().prune(model, example, 0.5, values, data=PruningData(tiny.workload))
+        evens[importance] = sum(index % 2 == 0 for index in _gone(plan, "features.3"))
+    assert evens["taylor"] >= 12, "the others are dead behind their activation"
+    assert evens["magnitude"] == 0
+
+
+def test_pruning_in_steps_lets_the_model_recover_between_them() -> None:
+    model, example = build_model(tiny.workload), torch.randn(2, 1, 12, 12)
+    seen = []
+
+    def between(module: nn.Module) -> None:
+        seen.append([layer.out_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)])
+
+    Channel().prune(model, example, 0.75, {"alignment": 8, "steps": 3}, between=between)
+    assert seen == [[24, 24], [16, 16]]
+    assert [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("scores", "amount", "kept"),
+    [
+        ([[1.0] * 16, [9.0] * 16], 0.5, [8, 16]),
+        ([list(range(32)), list(range(32))], 0.5, [16, 16]),
+        ([], 0.5, []),
+    ],
+)
+def test_under_one_limit_for_all_the_worse_group_loses_more(
+    scores: list[list[float]], amount: float, kept: list[int]
+) -> None:
+    assert kept_under(scores, amount, 8) == kept
+
+
+@pytest.mark.parametrize(("count", "values"), [(1, (0.5,)), (2, (0.5,)), (3, (0.3333, 0.6666)), (12, 4)])
+def test_shares_remove_whole_things_and_never_all(count: int, values: tuple[float, ...] | int) -> None:
+    found = shares(count, 4, "")
+    assert len(found.values) == values if isinstance(values, int) else found.values == values
+    removed = [max(1, round(float(value) * count)) for value in found.values]
+    assert removed == list(range(1, len(removed) + 1))
+
+
+def test_two_of_four_stay_zero_through_recovery() -> None:
+    student, teacher = build_model(tiny.workload), build_model(tiny.workload)
+    plan = Sparse24().prune(student, None, 0.5, {})
+    distil(student, teacher, tiny.workload, steps=3, seed=0)
+    assert plan["layers"] == ["features.3", "head"]
+    for name in plan["layers"]:
+        weight = student.get_submodule(name).weight
+        assert ((weight.view(len(weight), -1, 4, *weight.shape[2:]) == 0).sum(2) == 2).all()
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "random"])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_single_weights_go_by_every_importance_and_scope(importance: str, scope: str) -> None:
+    model = build_model(tiny.workload)
+    with torch.no_grad():
+        model.head.weight *= 100
+    Unstructured().prune(model, None, 0.5, {"importance": importance, "scope": scope})
+    zeros = float((model.head.weight == 0).float().mean())
+    assert zeros == pytest.approx(0.0 if (importance, scope) == ("magnitude", "global") else 0.5, abs=0.1)
 
 
 def test_pruning_that_removes_nothing_is_refused() -> None:
@@ -101,3 +198,14 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     assert restored.a.weight is restored.b.weight
     x = torch.randn(2, 4)
     assert torch.equal(restored(x), model(x))
+
+
+def test_zeros_among_weights_pay_in_compressed_size(tmp_path: Path) -> None:
+    for name, amount in (("whole", 0.0), ("pruned", 0.8)):
+        model = build_model(tiny.workload)
+        if amount:
+            Unstructured().prune(model, None, amount, {})
+        (tmp_path / name).mkdir()
+        save_model(model, layer_sizes(model), {}, tmp_path / name)
+    assert size_bytes(tmp_path / "pruned") == size_bytes(tmp_path / "whole")
+    assert compressed_bytes(tmp_path / "pruned") < 0.5 * compressed_bytes(tmp_path / "whole")

@@ -19,7 +19,9 @@ import pytest
 
 import search
 from evaluators.errors import InfrastructureError, IntegrityError, UsageError
+from evaluators.legality import Pair
 from evaluators.profile import Problem
+from evaluators.sensitivity import LayerNoise, ranked
 from evaluators.space import Exclusion
 from evaluators.target import Accelerator
 from search.api import (
@@ -35,14 +37,15 @@ from search.api import (
 from search.cli import main
 from search.cli.app import app
 from search.cli.output import console
+from search.sensitivity import SensitivityReport
 from search.spec import SearchSpec
 from tests.search.factories import a_profile, a_result, a_search, a_spec, a_target, a_trial
 from workers.keeping import Keeping
 from workers.lease import Cancellation
 
 COMMANDS = {
-    "doctor", "check", "space", "search", "status", "trials", "explain", "front", "report", "resume", "cancel",
-    "reproduce", "ui", "worker", "coordinator", "fleet",
+    "doctor", "check", "space", "sensitivity", "search", "status", "trials", "explain", "front", "report", "resume",
+    "cancel", "reproduce", "ui", "worker", "coordinator", "beat", "fleet",
     "promote", "rollback", "history", "export", "diff", "reconcile", "revalidate", "loadtest",
 }  # fmt: skip
 WORKLOAD = "model.py:workload"
@@ -590,6 +593,41 @@ def test_space_shows_dimensions_and_exclusions(run: Run, api: FakeApi) -> None:
         r"1,234 candidates[\s\S]+batch_size +8, 1\s+examples per call[\s\S]+openvino +not installed", spoken.out
     )
     assert api.asked[0][-1].batch_size == (1, 8)
+
+
+def test_sensitivity_shows_the_worst_layer_first(run: Run, api: FakeApi) -> None:
+    layers = ranked([LayerNoise("head", "Linear", 650, 0.0), LayerNoise("stem", "Conv2d", 1440, 1e-3)])
+    api.answer = SensitivityReport(workload="model", layers=layers, seconds=1.2)
+
+    shown, told = run("sensitivity", WORKLOAD), run("sensitivity", WORKLOAD, "--json")
+
+    assert (shown.code, told.code) == (0, 0)
+    assert re.search(r"stem +Conv2d +1,440 +30\.0 dB +100\.0%\s+head +Linear +650 +no noise +0\.0%", shown.out)
+    assert list(told.json) == ["schema_version", "workload", "layers", "seconds"]
+    assert told.json["layers"][0] == {
+        "name": "stem", "kind": "Conv2d", "parameters": 1440, "sqnr_db": 30.0, "noise_share": 1.0
+    }  # fmt: skip
+
+
+def test_space_explains_every_pair_of_technique_and_backend(run: Run, api: FakeApi) -> None:
+    common: dict[str, Any] = {"target": "cpu", "kind": "scheme"}
+    api.answer = SPACE.model_copy(update={"pairs": (
+        Pair(**common, backend="eager", technique="fp32", legal=True),
+        Pair(**common, backend="eager", technique="bf16", legal=False, why="cpu has no bf16"),
+        Pair(**common, backend="coreml", technique="fp32", legal=False, why="not a Mac"),
+        Pair(target="cpu", kind="pruning", backend="eager", technique="channel", legal=True),
+        Pair(target="cpu", kind="option", backend="eager", technique="graphs", values=(True,), legal=False, why="no"),
+    )})  # fmt: skip
+
+    spoken = run("space", WORKLOAD, "--explain")
+    told = run("space", WORKLOAD, "--explain", "--json").json
+
+    assert spoken.code == 0
+    lines = [" ".join(line.split()) for line in spoken.out.splitlines()]
+    assert {"fp32 eager", "bf16 – cpu has no bf16", "channel pruning eager", "coreml not a Mac"} <= set(lines)
+    assert "eager graphs True left out: no" in lines
+    assert [pair["legal"] for pair in told["pairs"]] == [True, False, False, True, False]
+    assert api.asked[0][-1] is True
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(run: Run, api: FakeApi) -> None:

@@ -143,6 +143,14 @@ def test_batch_utilization_is_throughput_over_that_at_batch_size_1() -> None:
     assert batch_utilization(other, batch_siblings(other, trials)) is None
 
 
+def test_an_option_that_is_asked_of_larger_batches_only_counts_as_off_at_the_smallest() -> None:
+    one, eight = int8(1, p50=0.4), int8(2, p50=0.8, batch_size=8)
+    runtime = eight.candidate.runtime.model_copy(update={"buckets": 0})
+    eight = eight.model_copy(update={"candidate": eight.candidate.model_copy(update={"runtime": runtime})})
+
+    assert [item.number for item in batch_siblings(eight, [one, eight])] == [1]
+
+
 def test_the_machine_s_lack_of_vnni_comes_before_what_is_less_certain() -> None:
     operators = (ran("convolution", "int8", 9), ran("linear", "fp32", 20))
 
@@ -167,7 +175,9 @@ def test_zeros_are_no_faster_on_dense_kernels() -> None:
     found = explained(fp32(1, structure="unstructured"), fp32(0))
 
     assert found.twin_kind == "unpruned"
-    assert found.why == "unstructured zeros are no faster on dense kernels, and openvino has no others"
+    assert found.why == (
+        "unstructured zeros are no faster on dense kernels, and openvino has no others: they pay in compressed size"
+    )
 
 
 def test_a_scheme_that_lowered_nothing_says_so() -> None:
@@ -210,6 +220,15 @@ def test_operators_left_in_float_are_counted_with_the_reason() -> None:
     )
     attention = why(int8(), ran("attention", "fp32", 6, 0.4), ran("linear", "int8", 36, 0.2))
     assert attention.startswith("6 of 6 attention operators stayed in float (40% of a call)")
+
+
+def test_layers_that_were_asked_to_stay_in_float_are_not_the_backends_fault() -> None:
+    trial = a_trial(1, a_candidate("openvino", "static_int8", float_share=0.5))
+
+    assert why(trial, ran("convolution", "fp32", 12), ran("convolution", "int8", 9), fallbacks=12) == (
+        "12 of 21 convolutions stayed in float because float_share keeps 50% of the layers in float, those that int8 "
+        "costs most"
+    )
 
 
 def test_dynamic_scales_are_computed_at_every_call() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import search
-from evaluators.outcome import Diagnosis, Failure, FailureKind
+from evaluators.outcome import Bucketing, Diagnosis, Failure, FailureKind, Ratio
 from search.api import StatusReport
 from search.cli import main
 from search.result import TrialResult
@@ -115,3 +115,19 @@ def test_an_unknown_search_ends_the_command_as_its_siblings(tmp_path: Path, capf
     first, second = capfd.readouterr().err.splitlines()
     assert codes == [2, 2]
     assert first == second
+
+
+def test_the_command_tells_where_batches_saturate_and_what_buckets_gain(say: Say) -> None:
+    gain = Bucketing(
+        edges=(32, 128), padding_share=0.1, plain_padding_share=0.42, gain=Ratio(value=1.6, ci95=(1.5, 1.7))
+    )
+    sizes = {1: 0.4, 8: 1.6, 16: 3.15}
+    trials = [int8(number, p50=p50, batch_size=size) for number, (size, p50) in enumerate(sizes.items())]
+    trials[1] = trials[1].model_copy(update={"bucketing": gain})
+
+    _, out, _ = say(trials, "1")
+    _, told, _ = say(trials, "1", "--json")
+
+    assert "batch 8 is where it saturates: 16 gains 2%" in out
+    assert "1.6×" in out and "10% of positions are filling instead of 42%" in out
+    assert json.loads(told)["curve"]["saturates_at"] == 8

@@ -200,6 +200,47 @@ def test_a_comparison_that_was_made_is_not_made_again(tmp_path: Path, trials: li
     assert len(search.asked) == 1
 
 
+def _answered_by(earlier: Search, trials: list[TrialResult], but: int | None = None) -> Search:
+    """Return a search on the same ledger whose trials were answered by another one, but for one that was run."""
+    later = Search.__new__(Search)
+    later.__dict__ |= earlier.__dict__ | {"asked": [], "notes": [], "supervisor": later}
+    later.record = later.ledger.create_search(SPEC.workload, SPEC.to_json(), name="later")
+    for trial in trials:
+        if trial.number == but:
+            later._record(trial)
+            continue
+        added = later.ledger.add_trial(later.record.id, trial.candidate, "sampled", "", gates=False)
+        known = earlier.ledger.trial(f"{earlier.record.id}/{trial.number}")
+        assert known.outcome is not None and later.ledger.answer_trial(added.id, 1, known.outcome, known.id)
+    return later
+
+
+def test_a_comparison_of_the_search_that_answered_its_trials_is_not_made_again(
+    tmp_path: Path, trials: list[TrialResult]
+) -> None:
+    first = Search(tmp_path, trials, {0: 0.9, 1: 0.5, 2: 0.25, 3: 0.21})
+    run_final_comparison(first)  # type: ignore[arg-type]
+    later = _answered_by(first, trials)
+
+    run_final_comparison(later)  # type: ignore[arg-type]
+
+    assert later.asked == []
+    assert later.result.finals == first.result.finals.model_copy(update={"seconds": 0.0})
+    assert (later.result.best.number, later.result.speedup_ci95) == (3, first.result.speedup_ci95)
+
+
+def test_a_best_that_the_other_search_did_not_time_in_turn_is_compared(
+    tmp_path: Path, trials: list[TrialResult]
+) -> None:
+    first = Search(tmp_path, trials, {0: 0.9, 1: 0.5, 2: 0.25, 3: 0.21})
+    run_final_comparison(first)  # type: ignore[arg-type]
+    later = _answered_by(first, trials, but=0)
+
+    run_final_comparison(later)  # type: ignore[arg-type]
+
+    assert later.asked
+
+
 def test_a_failed_comparison_is_a_note_and_the_first_looks_stand(tmp_path: Path, trials: list[TrialResult]) -> None:
     search = Search(tmp_path, trials, {})
     failure = Failure(kind=FailureKind.TIMED_OUT, stage="compare", reason="too slow")

@@ -64,7 +64,9 @@ def test_a_diff_shows_both_sides_and_the_ratio_of_their_times() -> None:
     side = SideReport(reference="a", bundle="b", label="eager fp32 b4 t1", target="cpu-avx2", digest="0", size_bytes=10,
                       accuracy=0.9, p50_ms=2.0, percentile_ms=3.0)  # fmt: skip
     report = DiffReport(a=side, b=side, rows=40, largest_difference=0.1, sqnr_db=20, agreement=0.95, scored_by="top1",
-                        original_accuracy=0.9, accuracy_difference=0.0, size_ratio=1.0, percentile="p95",
+                        original_accuracy=0.9, accuracy_difference=-0.01, accuracy_difference_ci95=(-0.05, 0.02),
+                        size_ratio=1.0, percentile="p95",
                         latency_ratio=Ratio(value=1.5, ci95=(1.4, 1.6)), notes=("a note",))  # fmt: skip
     said = text(promoted_views.diff(report))
     assert "40 rows, agreement 0.95, 20 dB" in said and "1.4" in said and "a note" in said
+    assert "accuracy of B over A −1.00 pp (95 %: −5.00 pp to 2.00 pp)" in said

@@ -61,7 +61,7 @@ def test_a_feasible_search_is_told_with_its_numbers(tmp_path: Path) -> None:
     rows = [attributes for tag, attributes in page.tags if tag == "tr" and "data-ending" in attributes]
     assert len(rows) == len(trials) + len(result.front)
     figures = [json.loads(text) for attributes, text in page.scripts if attributes.get("type") == "application/json"]
-    assert len(figures) == 3 and all(figure["data"] for figure in figures)
+    assert len(figures) == 4 and all(figure["data"] for figure in figures)
 
 
 def test_the_report_loads_nothing_from_anywhere(tmp_path: Path) -> None:

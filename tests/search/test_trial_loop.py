@@ -24,6 +24,7 @@ from search.view import find_baseline, find_best_float, trial_results
 from tests.search.factories import _evidence, a_profile, a_spec, a_target
 from workers.lease import Cancellation
 from workers.ledger import Ledger
+from workers.settings import TrialSettings
 
 SPEED = {"eager": 1.0, "inductor": 0.6, "onnxruntime": 0.35, "openvino": 0.3}
 SECONDS = {"eager": 3.0, "inductor": 15.0, "onnxruntime": 4.0, "openvino": 4.0}
@@ -84,7 +85,7 @@ def test_a_best_has_its_baseline_and_float_references_when_time_or_trials_run_ou
     space = derive_space(a_profile(), a_target())
     joint = JointSpace({space.target.name: space})
     session = Session(
-        record=record, spec=spec, space=joint, settings=SimpleNamespace(profile=a_profile(), on=lambda target: None),
+        record=record, spec=spec, space=joint, settings=TrialSettings(profile=a_profile()),
         ledger=ledger,
         supervisor=machine, projection=SimpleNamespace(deliver=lambda *_: None), progress=Silent(),
         stop=Cancellation(), seconds_left=lambda: seconds - machine.now, account=lambda: None, note=lambda _: None,

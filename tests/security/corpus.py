@@ -269,6 +269,13 @@ eager_case("attribute", "sets 'forward'", plan={"attributes": {"": {"forward": 1
 eager_case("dunder", "no module has", plan={"attributes": {"a.__class__": {"groups": 1}}, "shared": {}})
 eager_case("size_is_text", "no size", plan={"attributes": {"": {"groups": "1"}}, "shared": {}})
 eager_case("unknown_layer", "does not have", plan={"attributes": {"head": {"groups": 1}}, "shared": {}})
+eager_case("replaced_by_word", "in the place of", plan={"attributes": {}, "shared": {}, "replaced": {"": "os.system"}})
+eager_case(
+    "replaced_unknown", "does not have", plan={"attributes": {}, "shared": {}, "replaced": {"a": "passed_through"}}
+)
+eager_case(
+    "replaced_whole", "the whole model", plan={"attributes": {}, "shared": {}, "replaced": {"": "passed_through"}}
+)
 eager_case("unknown_tensor", "not among", plan={"attributes": {}, "shared": {"a": "b"}})
 eager_case("type_is_an_attribute", "no type of numbers",
            recipe={"scheme": "static_int8", "activations": {"a": {"dtype": "load"}}})  # fmt: skip

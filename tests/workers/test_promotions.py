@@ -7,8 +7,12 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+from jobs_for_tests import until
+
+from evaluators.errors import InfrastructureError
+from workers.lease import registry_lock
 from workers.ledger import Ledger
-from workers.locks import registry_lock
 
 
 def test_steps_come_back_in_order_and_by_alias(ledger: Ledger) -> None:
@@ -40,19 +44,42 @@ def test_a_ledger_from_before_promotions_gets_their_tables(tmp_path: Path) -> No
         assert ledger.search("kept").name == "kept" and ledger.alias_steps() == ()
 
 
-def test_who_moves_aliases_of_a_model_is_alone_and_others_are_told(tmp_path: Path) -> None:
+def test_who_moves_aliases_of_a_model_is_alone_and_others_are_told(ledger: Ledger) -> None:
     told, done = threading.Event(), threading.Event()
 
     def other() -> None:
-        with registry_lock(tmp_path, "shop", waiting=told.set):
+        with registry_lock(ledger, "shop", waiting=told.set):
             done.set()
 
-    with registry_lock(tmp_path, "shop"):
+    with registry_lock(ledger, "shop"):
         thread = threading.Thread(target=other)
         thread.start()
         assert told.wait(10)
         assert not done.is_set()
-        with registry_lock(tmp_path, "another"):
+        with registry_lock(ledger, "another"):
             pass
     thread.join(10)
     assert done.is_set()
+
+
+def test_what_a_dead_process_held_is_free_at_once_and_what_a_silent_one_held_after_its_lease(ledger: Ledger) -> None:
+    assert ledger.take_hold("shop", "one", 60) and not ledger.take_hold("shop", "two", 60)
+    assert ledger.take_hold("shop", "two", 0.0, is_alive=lambda owner: owner != "one")
+    assert not ledger.keep_hold("shop", "one", 60), "it is told that it holds nothing any more"
+    assert ledger.take_hold("shop", "three", 60)
+    ledger.leave_hold("shop", "two")
+    assert not ledger.take_hold("shop", "four", 60), "only the owner gives it back"
+    ledger.leave_hold("shop", "three")
+    assert ledger.take_hold("shop", "four", 60)
+
+
+def test_a_block_whose_hold_was_taken_meanwhile_fails(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.holds.LEASE_SECONDS", 0.3)
+
+    def block() -> None:
+        with registry_lock(ledger, "shop"):
+            assert ledger.take_hold("registry shop", "somebody", 60, is_alive=lambda owner: False)
+            until(lambda: not any(thread.name == "hold registry shop" for thread in threading.enumerate()), 10)
+
+    with pytest.raises(InfrastructureError, match="was taken by somebody else meanwhile"):
+        block()

@@ -227,7 +227,7 @@ def test_topics_are_shared_by_candidates_with_the_same_beginning() -> None:
     assert same(runtime=Runtime(threads=2)) == set(DEPENDS) - {"build"}
     assert same(quantization=Quantization(scheme="bf16")) == set(DEPENDS) - {"build", "quantize"}
     assert same(backend="onnxruntime") == set(DEPENDS) - {"build", "quantize"}
-    assert same(batch_size=8) == {"prune", "recover", "counts", "qat"}
+    assert same(batch_size=8) == {"prune", "recover", "counts", "sensitivity", "qat"}
     trained = [Quantization(scheme="qat_int8", qat_steps=steps) for steps in (100, 300)]
     assert "qat" not in same(quantization=trained[0])
     assert same(pruning=Pruning()) == {"reference"}

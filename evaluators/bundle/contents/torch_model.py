@@ -17,8 +17,12 @@ MOST_BYTES = 64 * 2**20
 SIZES = (
     "in_channels", "out_channels", "in_features", "out_features", "num_features", "groups", "normalized_shape",
     "num_channels", "hidden_size", "input_size", "num_heads", "embed_dim", "num_parameters",
+    "heads", "n_heads", "nheads", "nhead", "n_head", "num_attention_heads", "all_head_size", "inner_dim", "dim",
 )  # fmt: skip
 """The attributes of layers that pruning may change."""
+
+PASSED, SLIM = "passed_through", "slim_attention"
+"""What may stand in the place of a layer: nothing but its first input, or attention with fewer heads."""
 
 _TYPES = frozenset(("quint8", "qint8", "qint32", "uint8", "int8", "int32", "float16", "bfloat16", "float32"))
 _ACTIVATION = {"scale": (int, float), "zero_point": (int,), "dtype": (str,), "quant_min": (int,), "quant_max": (int,)}
@@ -33,12 +37,16 @@ def check_json(folder: Path, name: str) -> Any:
 
 
 def check_plan(folder: Path, name: str) -> None:
-    """See that a plan changes nothing but the sizes of layers, and shares nothing but tensors.
+    """See that a plan changes nothing but the sizes of layers and which of them stay, and shares nothing but tensors.
 
     Raises:
-        IntegrityError: it names another attribute, or a value that is no size.
+        IntegrityError: it names another attribute, a value that is no size, or another layer in the place of one.
     """
     plan = check_json(folder, name)
+    for layer, word in _part(plan, "replaced", name).items():
+        _refuse_layer(layer, name)
+        if word not in (PASSED, SLIM):
+            raise IntegrityError(f"{name} puts {str(word)[:100]!r} in the place of {layer!r}; known: {PASSED}, {SLIM}")
     attributes, shared = _part(plan, "attributes", name), _part(plan, "shared", name)
     for layer, sizes in attributes.items():
         _refuse_layer(layer, name)

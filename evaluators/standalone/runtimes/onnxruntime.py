@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,4 +22,14 @@ def load(bundle: Path, settings: Any, manifest: Any) -> Callable[[Mapping[str, n
     if (found := session.get_providers()[0]) != settings["provider"]:
         raise RuntimeError(f"onnxruntime fell back to {found}; {settings['provider']} was measured")
     names = [tensor["name"] for tensor in manifest["outputs"]["tensors"]]
-    return lambda batch: list(session.run(names, dict(batch)))
+    if (shares := settings["shares"]) == 1:
+        return lambda batch: list(session.run(names, dict(batch)))
+    others = ThreadPoolExecutor(shares)
+
+    def call(batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        parts = {name: np.split(array, shares) for name, array in batch.items()}
+        feeds = [{name: part[index] for name, part in parts.items()} for index in range(shares)]
+        answers = list(others.map(lambda feed: session.run(names, feed), feeds))
+        return [np.concatenate(pieces) for pieces in zip(*answers, strict=True)]
+
+    return call
