@@ -51,7 +51,7 @@ def test_inputs_are_rounded_to_the_range_that_was_seen() -> None:
     (found,) = rounded(layer, (torch.tensor([0.013, 2.0, -1.0]),))
 
     assert torch.equal(seen, torch.tensor([-1.0, 4.1]))
-    assert float(found[0]) == pytest.approx(5.1 / 255)
+    assert float(found[0]) == pytest.approx(5.1 / 255, rel=0.02)  # the range has begun to follow what came
     assert torch.allclose(found[1:], torch.tensor([2.0, -1.0]), atol=5.1 / 255)
 
 

@@ -139,10 +139,9 @@ def test_labels_alone_are_learnt_where_the_recovery_is_to_train() -> None:
 
     recover(student, teacher, LABELLED, "train", 40, seed=0)
 
-    with torch.no_grad():
-        assert nn.functional.cross_entropy(student(images), labels) < 0.8 * nn.functional.cross_entropy(
-            teacher(images), labels
-        )
+    with torch.no_grad():  # to imitate the teacher, the student would have had nothing to learn
+        lost, ignorant = (float(nn.functional.cross_entropy(model(images), labels)) for model in (student, teacher))
+    assert lost < ignorant - 0.01
 
 
 @pytest.mark.parametrize("lacks", [{"loss": None}, {"train": None}])
