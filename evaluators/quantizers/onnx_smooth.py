@@ -45,9 +45,7 @@ def smooth(path: Path, feeds: Sequence[Mapping[str, np.ndarray]], alpha: float) 
     model = onnx.load(str(path))
     found = smoothable(model)
     if not found:
-        raise UnsupportedError(
-            "SmoothQuant divides what enters products from layer normalizations; here is none"
-        )
+        raise UnsupportedError("SmoothQuant divides what enters products from layer normalizations; here is none")
     largest = largest_values(model, [item.name for item in found], feeds)
     for item in found:
         _divide(model, item, largest[item.name], alpha)

@@ -257,8 +257,8 @@ def _weight_observer(recipe: Recipe) -> Any:
         return default_per_channel_weight_observer
     common: dict[str, Any] = {"dtype": torch.qint8, "quant_min": -127, "quant_max": 127}
     if recipe.per_channel:
-        return PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **common)  # type: ignore[no-untyped-call]
-    return MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **common)  # type: ignore[no-untyped-call]
+        return PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **common)
+    return MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **common)
 
 
 def _mapping(recipe: Recipe, activation: Any) -> Any:
@@ -293,7 +293,7 @@ def _dynamic(module: nn.Module, recipe: Recipe) -> nn.Module:
 
     recurrent, linear = quantization.default_dynamic_qconfig, quantization.per_channel_dynamic_qconfig
     if recipe.packed:
-        whole = MinMaxObserver.with_args(  # type: ignore[no-untyped-call]
+        whole = MinMaxObserver.with_args(
             dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=-127, quant_max=127
         )
         linear, recurrent = linear._replace(weight=_weight_observer(recipe)), recurrent._replace(weight=whole)

@@ -6,8 +6,6 @@ float32 (``int8mm_kernel.cpp``, ``int4mm_kernel.cpp``).
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -123,4 +121,4 @@ def _replaced(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 
 def _finished(product: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     result = product.reshape(*x.shape[:-1], product.shape[-1])
-    return result if bias is None else cast(Tensor, result + bias)
+    return result if bias is None else result + bias
