@@ -99,8 +99,8 @@ def largest_values(
 def factors_of(activations: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
     """Return what each channel is divided by, from the largest values of activations and weights (equation 4)."""
     factors = np.maximum(activations, _SMALLEST) ** alpha / np.maximum(weights, _SMALLEST) ** (1 - alpha)
-    smallest: np.ndarray = np.maximum(factors, _SMALLEST).astype(np.float32)
-    return smallest
+    clipped: np.ndarray = np.maximum(factors, _SMALLEST).astype(np.float32)
+    return clipped
 
 
 def _divide(model: Any, item: Smoothable, activations: np.ndarray, alpha: float) -> None:

@@ -30,6 +30,7 @@ _KINDS = (*CONVOLUTIONS, "Linear")
 _SAMPLES = samples(128)
 _ENGINE = "oneDNN's kernels beside FBGEMM's, one of them alone, or QNNPACK's, which are made for ARM"
 
+_PER_CHANNEL = Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor")
 _ENGINES = Choice("engine", ("x86", "fbgemm", "onednn", "qnnpack"), "x86", _ENGINE)
 
 
@@ -77,7 +78,7 @@ class EagerStaticInt8(Quantizer):
         Choice("calibration", ("histogram", "minmax"), "histogram", "how an activation's range is chosen"),
         _SAMPLES,
         _ENGINES,
-        Choice("per_channel", (True, False), True, "one weight scale per output channel instead of per tensor"),
+        _PER_CHANNEL,
         Choice("symmetric", (False, True), False, "ranges of activations with zero in their middle"),
         Choice("reduce_range", (True, False), True, "7-bit activations, for processors whose 8-bit products saturate"),
         FLOAT_SHARE,
@@ -88,6 +89,8 @@ class EagerStaticInt8(Quantizer):
         if _default_engine(target) != "x86":
             left_out.add("engine")
         own = {_SAMPLES.name: narrowed_samples(_SAMPLES, profile), _ENGINES.name: _engines(target)}
+        if _default_engine(target) == "qnnpack" and _everything(profile):  # torch's own recipe for this engine
+            own[_PER_CHANNEL.name] = replace(_PER_CHANNEL, default=False)
         offered = (own.get(parameter.name, parameter) for parameter in self.parameters)
         left = (item for item in offered if item is not None and item.name not in left_out)
         return with_share(left, profile, _KINDS)

@@ -13,7 +13,7 @@ from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.bundle import Manifest, read_manifest
 from evaluators.candidate import Candidate
 from evaluators.diagnosis import diagnose, eager, inductor, onednn, onnxruntime
-from evaluators.diagnosis.executed import COMPUTING, Executed, bits_of, precision_of, summarize
+from evaluators.diagnosis.executed import COMPUTING, Executed, bits_of, precision_of, summarize, weights_only
 from evaluators.diagnosis.instructions import named_instructions, offered_instructions
 from evaluators.outcome import Diagnosis
 from evaluators.source import SourceModel
@@ -63,7 +63,8 @@ def test_what_runs_is_told_and_running_goes_on_as_before(
 
     assert capfd.readouterr() == ("", "")
     assert found.quantized_share is not None, found.notes
-    assert (found.quantized_share > 0) == ("int8" in case.scheme)
+    if not weights_only(case.scheme):  # what products of such weights are computed in is the runtime's choice
+        assert (found.quantized_share > 0) == ("int8" in case.scheme)
     assert count(found, "linear") == LINEARS[case.workload]
     assert count(found, "convolution") == (CONVOLUTIONS if case.workload == "images" else 0)
     assert found.instruction_set is not None

@@ -33,16 +33,16 @@ def a_graph(*, residual: bool, normalized: bool = True) -> Any:
         else helper.make_node("Mul", ["x", "scale"], ["h"])
     )
     nodes = [first, *(helper.make_node("MatMul", ["h", name], [f"{name}_out"], name=name) for name in weights)]
-    outputs = [f"{name}_out" for name in weights]
+    outputs = {f"{name}_out": 8 for name in weights}
     if residual:
         nodes.append(helper.make_node("Add", ["h", "x"], ["sum"]))
-        outputs.append("sum")
+        outputs["sum"] = WIDTH
     tensors = {"scale": scale, "bias": random.normal(size=WIDTH).astype(np.float32), **weights}
     graph = helper.make_graph(
         nodes,
         "attention",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 5, WIDTH])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 5, width]) for name, width in outputs.items()],
         [numpy_helper.from_array(array, name) for name, array in tensors.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

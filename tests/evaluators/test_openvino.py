@@ -212,3 +212,20 @@ def test_a_precision_that_the_processor_lacks_is_refused_and_not_computed_in_ano
 
     with pytest.raises(UnsupportedError, match="INFERENCE_PRECISION_HINT f32 after bf16"):
         OpenVino().load(bundle, manifest.model_copy(update={"candidate": asked}))
+
+
+def test_only_transformers_are_smoothed_and_weights_alone_quantized_where_nothing_convolves() -> None:
+    profile, target = a_profile(), TARGETS["cpu-avx2"]
+    layers = {"Linear": 6, "LayerNorm": 4, "Embedding": 1}
+    text = profile.model_copy(update={"layers": layers})
+    quantizers = {scheme: item for (backend, scheme), item in registry.quantizers().items() if backend == "openvino"}
+
+    static = quantizers["static_int8"]
+    named = [{knob.name for knob in static.parameters_for(each, target)} for each in (profile, text)]
+
+    assert named[1] - named[0] == {"smooth_quant"}
+    assert {"per_channel", "bias_correction", "preset", "range"} <= named[0]
+    for scheme in ("weight_int8", "weight_int4"):
+        assert "Conv" in str(quantizers[scheme].refuse(profile, target))
+        assert quantizers[scheme].refuse(text, target) is None
+        assert not quantizers[scheme].known_good(text, target)

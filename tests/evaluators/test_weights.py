@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from evaluators.errors import IntegrityError
+from evaluators.quantizers.torch_fx import EagerStaticInt8
 from evaluators.quantizers.torch_recipe import Recipe, apply_recipe, read_recipe
 from evaluators.quantizers.torch_weights import grains_of
 from evaluators.quantizers.traits import narrowed_samples, refuse_weight_only, samples
 from evaluators.quantizers.weight_layers import Int4Linear, Int8Embedding, Int8Linear, with_int8_tables, with_weights_in
 from evaluators.stages.packed import SCALE, Grain, pack, read_tensors, rounded, widened
 from evaluators.structure import Structure, TensorSpec
+from evaluators.target import probe_processor
 from evaluators.testing import conformance
 from evaluators.testing.cases import Case, answer, load
 from evaluators.testing.computing import sqnr_db
@@ -260,3 +262,20 @@ def test_products_in_float_are_what_quantizing_weights_alone_asks_for(scheme: st
     from evaluators.diagnosis.executed import Executed, summarize
 
     assert summarize([Executed("linear", "bf16"), Executed("linear", "int8")], scheme).fallbacks == fallbacks
+
+
+def test_eager_is_offered_the_engines_whose_sums_hold_on_the_processor(home: Path) -> None:
+    images = conformance.profile_of("evaluators.testing.workloads:images", home)
+
+    offered = {}
+    for name, features in (("avx2", ("avx2",)), ("vnni", ("avx512_vnni",)), ("arm", ("neon",))):
+        target = probe_processor().model_copy(update={"name": f"cpu-{name}", "features": features})
+        target = target.model_copy(update={"system": "Linux aarch64" if name == "arm" else "Linux x86_64"})
+        knobs = {knob.name: knob for knob in EagerStaticInt8().parameters_for(images, target)}
+        offered[name] = (knobs["engine"].values if "engine" in knobs else None, knobs["per_channel"].default)
+
+    assert offered == {
+        "avx2": (("x86", "fbgemm", "qnnpack"), True),
+        "vnni": (("x86", "fbgemm", "onednn"), True),
+        "arm": (None, False),
+    }
