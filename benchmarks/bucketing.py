@@ -112,6 +112,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", default=TEXT)
     parser.add_argument("--only", nargs="+", default=["eager fp32", "onnxruntime fp32", "openvino fp32"])
     parser.add_argument("--buckets", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--batch-size", type=int, default=32)
@@ -134,13 +135,13 @@ def main() -> int:
         workshop = Workshop(Path(scratch), given.threads)
         try:
             wanted = [(name, scheme) for name, scheme in (text.split() for text in given.only)]
-            built = workshop.build(wanted, given.batch_size, TEXT)
+            built = workshop.build(wanted, given.batch_size, given.workload)
         finally:
             workshop.close()
         for each in built:
             print(f"measuring {each.candidate.label()}", file=sys.stderr)
             if each.profile.lengths is None or each.profile.lengths.option is None:
-                raise SystemExit(f"the text example has no buckets: {each.profile.lengths}")
+                raise SystemExit(f"{given.workload} has no buckets: {each.profile.lengths}")
             asked = json.dumps({"bundle": each.bundle, "lengths": each.profile.lengths.to_json()})
             command = [sys.executable, __file__, "--measure", asked, "--examples", str(given.examples), "--rounds",
                        str(given.rounds), "--buckets", *map(str, given.buckets)]  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from evaluators.backends import providers
 from evaluators.backends.base import Arrays, Backend, Runner
 from evaluators.backends.placement import require_target
-from evaluators.backends.shares import splits
+from evaluators.backends.shares import SPLIT_BATCH, shares_of, splits
 from evaluators.bundle import Manifest
 from evaluators.candidate import Candidate, Scalar
 from evaluators.errors import UnsupportedError
@@ -33,9 +33,6 @@ from evaluators.target import Target
 MODEL = "model.onnx"
 GRAPH_OPTIMIZATION = Choice(
     "graph_optimization", ("all", "extended"), "all", "with other layouts for convolutions, or without them"
-)
-SPLIT_BATCH = Choice(
-    "split_batch", (False, True), False, "each thread computes its share of the batch, instead of all of them the whole"
 )
 _BATCH = "batch"
 _DISTRIBUTION = providers.installed_distribution()
@@ -232,11 +229,6 @@ class Bound:
     binding: Any
     arrays: tuple[np.ndarray, ...]
     uploads: tuple[tuple[Any, np.ndarray], ...] = ()
-
-
-def shares_of(candidate: Candidate) -> int:
-    """Return how many equal shares of a batch are computed at a time, each by a thread of its own."""
-    return candidate.runtime.threads if candidate.runtime.knobs.get(SPLIT_BATCH.name) is True else 1
 
 
 def refuse_split(candidate: Candidate, exported_for: int | None) -> str | None:

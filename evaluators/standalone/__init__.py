@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evaluators.backends.onnxruntime import shares_of
 from evaluators.backends.openvino_settings import settings_of, streams_of
 from evaluators.backends.providers import PROVIDERS, SAVED, provider_of, provider_settings
+from evaluators.backends.shares import shares_of
 from evaluators.candidate import Candidate
 from evaluators.target import device_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from evaluators.backends.providers import SAVED, provider_of
 from evaluators.bundle import Manifest
 from search.exports.format import Format, Options, Written
-from search.exports.parts import needs_runner, standalone, write_examples, write_json
+from search.exports.parts import batching_notes, needs_runner, standalone, write_examples, write_json
 from search.exports.source import Source
 
 MODEL = "model.onnx"
@@ -23,7 +23,7 @@ def _write(source: Source, folder: Path, options: Options) -> Written:
     candidate = source.manifest.candidate
     source.copy_file(MODEL, folder / MODEL)
     write_json(folder / "session.json", standalone(source.manifest).settings(candidate))
-    notes = [f"it takes batches of exactly {candidate.batch_size}"]
+    notes = [*batching_notes(source.manifest)]
     if provider_of(candidate) in SAVED:
         notes.append("the graph was optimized beforehand: it may hold onnxruntime's own operators, which nothing else "
                      "knows; open it with graph optimization off, as session.json says")  # fmt: skip

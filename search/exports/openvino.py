@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluators.bundle import Manifest
 from search.exports.format import Format, Options, Written
-from search.exports.parts import needs_runner, standalone, write_examples, write_json
+from search.exports.parts import batching_notes, needs_runner, standalone, write_examples, write_json
 from search.exports.source import Source
 
 FILES = ("model.xml", "model.bin")
@@ -24,7 +24,7 @@ def _write(source: Source, folder: Path, options: Options) -> Written:
         source.copy_file(name, folder / name)
     write_json(folder / "compile.json", standalone(source.manifest).settings(candidate))
     notes = (
-        f"it takes batches of exactly {candidate.batch_size}",
+        *batching_notes(source.manifest),
         "compile it with the settings of compile.json: OpenVINO's defaults may be of another precision",
     )
     return Written("openvino.Core().compile_model('model.xml')", (*notes, *write_examples(source, folder)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluators.backends.shares import shares_of
 from evaluators.bundle import Manifest
 from evaluators.standalone import HERE, RUNNER, RUNTIME, SETTINGS, Standalone, standalone_of
 from evaluators.standalone.serve import WORDS
@@ -59,6 +60,18 @@ def real_rows(source: Source) -> Rows | None:
         size = source.manifest.candidate.batch_size
         return {tensor.name: stored[tensor.name][:size].astype(tensor.dtype, copy=False)
                 for tensor in source.manifest.inputs.tensors}  # fmt: skip
+
+
+def batching_notes(manifest: Manifest) -> tuple[str, ...]:
+    """Say how whoever calls the bare model has to batch, to get what was measured."""
+    found = [f"it takes batches of exactly {manifest.candidate.batch_size}"]
+    if manifest.buckets is not None:
+        edges = ", ".join(map(str, manifest.buckets.edges))
+        found.append(f"rows of similar length were batched together, and filled up to {edges}: batch them so, or it is "
+                     "slower than was measured")  # fmt: skip
+    if (shares := shares_of(manifest.candidate)) > 1:
+        found.append(f"{shares} threads ran a share of each batch at a time, in sessions of one thread")
+    return tuple(found)
 
 
 def write_examples(source: Source, folder: Path) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluators.backends.onnxruntime import SplitRunner, refuse_split, shares_of
+from evaluators.backends.onnxruntime import SplitRunner, refuse_split
+from evaluators.backends.shares import shares_of
 from evaluators.bundle import read_manifest
 from evaluators.candidate import Candidate, Runtime
 from evaluators.space import derive_space, values_of

@@ -13,6 +13,7 @@ from evaluators.bundle import Manifest, read_manifest
 from evaluators.bundle.tree import hash_of
 from evaluators.candidate import Candidate, Quantization, Runtime
 from evaluators.errors import FormatError, IntegrityError, UsageError
+from evaluators.lengths import Buckets
 from evaluators.outcome import Constraint
 from search import api
 from search.exports.coreml import swift_of
@@ -20,6 +21,7 @@ from search.exports.evidence import batching_window_ms, unknown
 from search.exports.exporting import staged
 from search.exports.format import Options
 from search.exports.mlserver import model_settings
+from search.exports.parts import batching_notes
 from search.exports.pbtxt import Word, pbtxt
 from search.exports.registry import FORMATS, fitting
 from search.exports.source import Source
@@ -303,3 +305,15 @@ def test_real_inputs_go_along_as_arrays_and_as_a_request(tmp_path: Path) -> None
     request = json.loads((folder / "request.json").read_text())
     assert request["inputs"][0] == {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.0, 1.0, 2.0, 3.0]}
     assert read_manifest(folder / "bundle").digest == source.manifest.digest
+
+
+def test_who_calls_the_bare_model_is_told_how_it_was_batched(tmp_path: Path) -> None:
+    plain = an_onnx_bundle(tmp_path / "bundle")
+    split = plain.candidate.model_copy(update={"runtime": Runtime.model_validate({"threads": 2, "split_batch": True})})
+    buckets = Buckets(axes={"input": 1}, padding={"input": 0}, edges=(3, 6))
+
+    (only,) = batching_notes(plain)
+    whole, filled, shared = batching_notes(plain.model_copy(update={"candidate": split, "buckets": buckets}))
+
+    assert only == whole == "it takes batches of exactly 4"
+    assert "filled up to 3, 6" in filled and shared.startswith("2 threads ran a share")
