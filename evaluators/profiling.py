@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,28 @@ def profile_workload(job: ProfileJob, clock: StageClock) -> JobResult:
         scored_by=metric_name(workload),
         per_example=workload.metric is not None and original.per_example is not None,
         problems=tuple(problems),
-        prunable=_prunable(model, collated([splits["validation"][0]] * 2, workload.collate)[0]),
+        prunable=_prunable(model, collated([splits["calibration"][0]] * 2, workload.collate)[0], facts, home),
     )
     return JobResult(profile=profile)
 
 
-def _prunable(model: Any, example: Any) -> dict[str, Prunable]:
+def _prunable(model: Any, example: Any, facts: dict[str, Any], home: Path) -> dict[str, Prunable]:
+    """Return what each pruner finds in the model, looked up once for each model."""
+
+    def make(folder: Path) -> None:
+        found = {structure: item.to_json() for structure, item in _looked(copy.deepcopy(model), example).items()}
+        (folder / "prunable.json").write_text(json.dumps(found))
+
+    known = sorted([structure, source_of(type(pruner))] for structure, pruner in pruners().items())
+    key = digest(["prunable", facts["model_digest"], facts["data_digests"]["calibration"], known, environment()])
+    entry = StageCache(home / "cache" / "stages").get_or_make(key, make, "prunable")
+    found = json.loads((entry.folder / "prunable.json").read_text())
+    return {structure: Prunable.model_validate(item) for structure, item in found.items()}
+
+
+def _looked(copied: Any, example: Any) -> dict[str, Prunable]:
     """Return what each pruner finds in a copy of the model; one that cannot be looked into cannot be pruned so."""
-    copied, found = copy.deepcopy(model), {}
+    found = {}
     for structure, pruner in pruners().items():
         try:
             looked = pruner.look(copied, example)
@@ -175,8 +190,6 @@ def _exportable(
     workload: Workload, model: Any, inputs: Structure, outputs: Structure, facts: dict[str, Any], home: Path
 ) -> tuple[str | None, bool]:
     """Return why the model cannot be exported (or None), and whether one export serves every batch size."""
-    import json
-
     from evaluators.stages.export import export_program
 
     shape = _ExportShape(inputs, outputs)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluators.pruners.silencing import Rows, readers
+from evaluators.pruners.silencing import Probe, Rows
 
 _NAMES = (
     ("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q", "k", "v"), ("to_q", "to_k", "to_v"),
@@ -63,18 +63,18 @@ def linear_rows(layer: Any, rows: Sequence[int]) -> Rows:
     return [(weight, rows) for weight in (layer.weight, layer.bias) if weight is not None]
 
 
-def find_attention(module: Any, example: Any) -> tuple[list[Attention], list[str]]:
+def find_attention(probe: Probe) -> tuple[list[Attention], list[str]]:
     """Return every attention whose heads can go, and why others that look like one cannot."""
     import torch
 
     found, reasons = [], []
-    for name, layer in module.named_modules():
+    for name, layer in probe.module.named_modules():
         if isinstance(layer, torch.nn.MultiheadAttention):
             why = _refused_multihead(layer) if name else "it is the whole model"
             head_width = layer.embed_dim // layer.num_heads
             item = Attention(name, layer.num_heads, head_width, "num_heads")
         elif (names := _projections(layer)) is not None:
-            item, why = _projected(module, example, name, layer, names)
+            item, why = _projected(probe, name, layer, names)
         else:
             continue
         if why is None and item.heads < 2:
@@ -86,18 +86,18 @@ def find_attention(module: Any, example: Any) -> tuple[list[Attention], list[str
     return found, reasons
 
 
-def find_perceptrons(module: Any, example: Any) -> Iterator[Perceptron]:
+def find_perceptrons(probe: Probe) -> Iterator[Perceptron]:
     """Yield the perceptrons: linear layers that widen, read by one linear layer that narrows."""
     import torch
 
-    linear = {name: layer for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)}
+    linear = {name: layer for name, layer in probe.module.named_modules() if isinstance(layer, torch.nn.Linear)}
     inner: dict[str, list[str]] = {}
     for name, layer in linear.items():
         width = layer.out_features
         if width <= layer.in_features or not any(other.in_features == width for other in linear.values()):
             continue
         even = range(0, width, 2)
-        reading = readers(module, example, linear_rows(layer, even), {"all": (width, even)})
+        reading = probe.readers(linear_rows(layer, even), {"all": (width, even)})
         if len(reading) == 1:
             inner.setdefault(next(iter(reading)), []).append(name)
     for reader, names in inner.items():
@@ -119,9 +119,7 @@ def _refused_multihead(layer: Any) -> str | None:
     return None
 
 
-def _projected(
-    module: Any, example: Any, name: str, layer: Any, names: tuple[str, str, str]
-) -> tuple[Attention, str | None]:
+def _projected(probe: Probe, name: str, layer: Any, names: tuple[str, str, str]) -> tuple[Attention, str | None]:
     widths = {getattr(layer, each).out_features for each in names}
     width = max(widths)
     none = Attention(name, 1, width, "")
@@ -136,7 +134,7 @@ def _projected(
     prefix = f"{name}." if name else ""
     item = Attention(name, heads, width // heads, attribute, tuple(prefix + each for each in names))
     silent = range(0, heads, 2)
-    reading = readers(module, example, item.content(module, silent), {"all": (width, item.features(silent))})
+    reading = probe.readers(item.content(probe.module, silent), {"all": (width, item.features(silent))})
     outputs = [each for each in reading if each not in item.projections]
     if heads > 1 and len(outputs) != 1:
         return none, "no linear layer reads its heads as they are"

@@ -130,10 +130,10 @@ def _calls(module: Any, example: Any) -> dict[str, tuple[tuple[Any, ...], dict[s
 
     def hook(name: str) -> Any:
         def note(_: Any, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-            first = given[0] if given else None
-            fits = isinstance(first, torch.Tensor) and isinstance(output, torch.Tensor)
-            fits = fits and first.is_floating_point() and (first.shape, first.dtype) == (output.shape, output.dtype)
-            calls.setdefault(name, []).append((given, named) if fits else ((), {}))
+            first: Any = given[0] if given else None
+            fits = isinstance(first, torch.Tensor) and isinstance(output, torch.Tensor) and first.is_floating_point()
+            alike = fits and (first.shape, first.dtype) == (output.shape, output.dtype)
+            calls.setdefault(name, []).append((given, named) if alike else ((), {}))
 
         return note
 

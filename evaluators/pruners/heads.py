@@ -22,7 +22,7 @@ from evaluators.pruners.attention import (
 from evaluators.pruners.base import Pruner
 from evaluators.pruners.data import PruningData
 from evaluators.pruners.importance import UNITS_BY, best, element_scores, is_taylor
-from evaluators.pruners.silencing import Rows, adopt, keep_columns, keep_rows
+from evaluators.pruners.silencing import Probe, adopt, keep_columns, keep_rows
 from evaluators.pruners.widths import kept_width, shares
 
 _AMOUNT = "share of the heads of each attention that is removed"
@@ -47,11 +47,12 @@ class Heads(Pruner):
 
     def look(self, module: Any, example: Any) -> Prunable:
         """Find the attention whose heads can go, and the perceptrons."""
-        found, reasons = find_attention(module, example)
+        probe = Probe(module, example)
+        found, reasons = find_attention(probe)
         if not found:
             known = "neither torch.nn.MultiheadAttention nor linear layers for query, key and value"
             return Prunable(why_not="; ".join(reasons) or f"the model has no attention that is known: {known}")
-        widths = tuple(each.width for each in find_perceptrons(module, example))
+        widths = tuple(each.width for each in find_perceptrons(probe))
         return Prunable(sizes=tuple(each.heads for each in found), beside=widths)
 
     def knobs_for(self, profile: WorkloadProfile) -> tuple[Parameter, ...]:
@@ -73,21 +74,18 @@ class Heads(Pruner):
     ) -> dict[str, Any]:  # fmt: skip
         """Remove heads and inner units; what the model answers is what it would answer with them silenced."""
         score = element_scores(module, str(values["importance"]), data)
-        found, reasons = find_attention(module, example)
+        probe = Probe(module, example)
+        found, reasons = find_attention(probe)
         share = float(values.get("perceptron_amount", 0.0))
-        perceptrons = list(find_perceptrons(module, example)) if share else []
+        perceptrons = list(find_perceptrons(probe)) if share else []
         attending = [(item, _kept_heads(module, item, amount, score)) for item in found]
         attending = [(item, kept) for item, kept in attending if len(kept) < item.heads]
         if not attending:
             raise UnsupportedError(f"no head can be removed: {'; '.join(reasons) or f'{amount:.0%} of them is none'}")
         inner = [(item, _kept_units(module, item, share, score)) for item in perceptrons]
-        for attention, kept in attending:
-            _remove_heads(module, attention, kept, example)
-        for perceptron, kept in inner:
-            if len(kept) < perceptron.width:
-                _remove_units(module, perceptron, kept, example)
-        heads = {item.name: sorted(set(range(item.heads)) - set(kept)) for item, kept in attending}
-        units = {item.reader: sorted(set(range(item.width)) - set(kept)) for item, kept in inner}
+        _remove(module, example, attending, [(item, kept) for item, kept in inner if len(kept) < item.width])
+        heads = {item.name: _others(item.heads, kept) for item, kept in attending}
+        units = {item.reader: _others(item.width, kept) for item, kept in inner}
         replaced = {item.name: SLIM for item, _ in attending if not item.projections}
         return {"structure": self.structure, "heads": heads, "units": units, "replaced": replaced}
 
@@ -111,51 +109,48 @@ def _kept_units(module: Any, item: Perceptron, amount: float, score: _Score) -> 
     return best(scores.tolist(), kept_width(item.width, amount, _ALIGNMENT))
 
 
-def _remove_heads(module: Any, attention: Attention, kept: Sequence[int], example: Any) -> None:
-    from evaluators.pruners.layers import replace_layer
-
-    rows = attention.content(module, sorted(set(range(attention.heads)) - set(kept)))
-    features, what = attention.features(kept), f"heads leave {attention.name or 'the model'}"
-    if not attention.projections:
-        smaller = copy.deepcopy(module)
-        replace_layer(smaller, attention.name, SLIM)
-        slim: Any = smaller.get_submodule(attention.name)
-        for layer in (slim.query, slim.key, slim.value):
-            keep_rows(layer, features)
-        keep_columns(slim.out_proj, features)
-        slim.num_heads = len(kept)
-        adopt(module, smaller, example, rows, what)
-        return
+def _remove(
+    module: Any, example: Any, attending: Sequence[tuple[Attention, list[int]]],
+    inner: Sequence[tuple[Perceptron, list[int]]],
+) -> None:  # fmt: skip
+    """Leave these heads and units. Whether attributes that may be the width of all heads follow them is tried out."""
+    rows = [row for item, kept in attending for row in item.content(module, _others(item.heads, kept))]
+    for item, kept in inner:
+        gone = _others(item.width, kept)
+        rows += [row for name in item.inner for row in linear_rows(module.get_submodule(name), gone)]
     problem: UnsupportedError | None = None
     for widths in (WIDTHS, ()):
-        smaller = _with_heads(module, attention, features, len(kept), widths)
+        smaller = copy.deepcopy(module)
+        for attention, kept in attending:
+            _leave_heads(smaller, attention, kept, widths)
+        for perceptron, kept in inner:
+            for name in perceptron.inner:
+                keep_rows(smaller.get_submodule(name), kept)
+            keep_columns(smaller.get_submodule(perceptron.reader), kept)
         try:
-            adopt(module, smaller, example, rows, what)
+            adopt(module, smaller, example, rows, "heads leave")
             return
         except UnsupportedError as error:
             problem = problem or error
-    raise problem or UnsupportedError(what)
+    raise problem or UnsupportedError("no head can be removed")
 
 
-def _with_heads(module: Any, attention: Attention, features: list[int], count: int, widths: Sequence[str]) -> Any:
-    """Return a copy with these heads; of the attributes ``widths``, those that are the width of all heads follow."""
-    smaller = copy.deepcopy(module)
-    layer = smaller.get_submodule(attention.name)
-    for name in attention.projections:
-        keep_rows(smaller.get_submodule(name), features)
-    keep_columns(smaller.get_submodule(attention.output), features)
-    setattr(layer, attention.count_attribute, count)
-    for name in widths:
+def _leave_heads(module: Any, attention: Attention, kept: Sequence[int], widths: Sequence[str]) -> None:
+    from evaluators.pruners.layers import replace_layer
+
+    features = attention.features(kept)
+    if not attention.projections:
+        replace_layer(module, attention.name, SLIM)
+    layer = module.get_submodule(attention.name)
+    names = [name.rpartition(".")[2] for name in attention.projections] or ["query", "key", "value"]
+    for name in names:
+        keep_rows(getattr(layer, name), features)
+    keep_columns(module.get_submodule(attention.output) if attention.output else layer.out_proj, features)
+    setattr(layer, attention.count_attribute, len(kept))
+    for name in widths if attention.projections else ():
         if getattr(layer, name, None) == attention.heads * attention.head_width:
             setattr(layer, name, len(features))
-    return smaller
 
 
-def _remove_units(module: Any, item: Perceptron, kept: Sequence[int], example: Any) -> None:
-    gone = sorted(set(range(item.width)) - set(kept))
-    rows: Rows = [row for name in item.inner for row in linear_rows(module.get_submodule(name), gone)]
-    smaller = copy.deepcopy(module)
-    for name in item.inner:
-        keep_rows(smaller.get_submodule(name), kept)
-    keep_columns(smaller.get_submodule(item.reader), kept)
-    adopt(module, smaller, example, rows, f"inner units leave {', '.join(item.inner)}")
+def _others(count: int, kept: Sequence[int]) -> list[int]:
+    return sorted(set(range(count)) - set(kept))

@@ -13,7 +13,7 @@ from evaluators.profile import Prunable, WorkloadProfile
 from evaluators.pruners.base import Pruner
 from evaluators.pruners.data import PruningData
 from evaluators.pruners.importance import UNITS_BY, best, element_scores, is_taylor
-from evaluators.pruners.silencing import Rows, adopt, keep_columns, readers
+from evaluators.pruners.silencing import Probe, Rows, adopt, keep_columns
 from evaluators.pruners.widths import ALIGNMENT, fitting, kept_width
 
 _CONTENT_GATE = {"LSTM": 2, "GRU": 2, "RNN": 0}
@@ -38,11 +38,11 @@ class Hidden(Pruner):
         named = [(name, layer) for name, layer in module.named_modules() if type(layer).__name__ in _CONTENT_GATE]
         if not named:
             return Prunable(why_not="the model has no LSTM, GRU or RNN layer")
-        sizes, reasons = [], []
+        probe, sizes, reasons = Probe(module, example), [], []
         for name, layer in named:
             why = _refused(layer)
             if why is None:
-                why = _unread(layer, _probe(module, example, layer))
+                why = _unread(layer, _reading(probe, layer))
             if why is None:
                 sizes.append(layer.hidden_size)
             else:
@@ -83,7 +83,7 @@ class Hidden(Pruner):
             if count == layer.hidden_size:
                 reasons.append(f"{name}: {amount:.0%} of {count} units at this alignment is nothing")
                 continue
-            reading = {} if _refused(layer) else _probe(module, example, layer)
+            reading = {} if _refused(layer) else _reading(Probe(module, example), layer)
             if (why := _refused(layer) or _unread(layer, reading)) is not None:
                 reasons.append(f"{name}: {why}")
                 continue
@@ -119,7 +119,7 @@ def _content(layer: Any, part: _Stacked, units: Sequence[int]) -> Rows:
     return [(weight, [start + unit for unit in units]) for weight in _weights(layer, part)]
 
 
-def _probe(module: Any, example: Any, layer: Any) -> dict[str, str]:
+def _reading(probe: Probe, layer: Any) -> dict[str, str]:
     """Return who reads the last layer of a stack: every other unit of one direction is silenced, the rest of the other.
 
     Inputs may be both directions beside each other, or one alone.
@@ -127,12 +127,12 @@ def _probe(module: Any, example: Any, layer: Any) -> dict[str, str]:
     width, last = layer.hidden_size, layer.num_layers - 1
     even, odd = range(0, width, 2), range(1, width, 2)
     rows = list(_content(layer, (last, ""), even))
-    patterns = {"all": (width, even)}
+    patterns: dict[str, tuple[int, Sequence[int]]] = {"all": (width, even)}
     if layer.bidirectional:
         rows += _content(layer, (last, "_reverse"), odd)
         both = [*even, *(width + unit for unit in odd)]
         patterns = {"all": (2 * width, both), "": (width, even), "_reverse": (width, odd)}
-    return readers(module, example, rows, patterns)
+    return probe.readers(rows, patterns)
 
 
 def _unread(layer: Any, reading: Mapping[str, str]) -> str | None:

@@ -32,8 +32,7 @@ class SlimAttention(nn.Module):
         super().__init__()
         width, biased = original.embed_dim, original.in_proj_bias is not None
         self.embed_dim, self.num_heads, self.batch_first = width, original.num_heads, original.batch_first
-        for name in ("query", "key", "value"):
-            setattr(self, name, nn.Linear(width, width, bias=biased))
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=biased) for _ in range(3))
         self.out_proj = nn.Linear(width, width, bias=original.out_proj.bias is not None)
         parts = zip((self.query, self.key, self.value), original.in_proj_weight.chunk(3), strict=True)
         for index, (layer, weight) in enumerate(parts):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from evaluators.errors import UnsupportedError
@@ -51,54 +52,60 @@ def answers(module: Any, example: Any) -> dict[str, Any]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def readers(module: Any, example: Any, rows: Rows, patterns: Mapping[str, tuple[int, Sequence[int]]]) -> dict[str, str]:
-    """Return the layers whose input consists of the units, by name, with the pattern that they stand in there.
+class Probe:
+    """A model and a batch on which is watched what its linear and recurrent layers are given."""
 
-    Args:
-        module: the model.
-        example: a batch for it.
-        rows: what makes some of the units.
-        patterns: by name, the width of an input that consists of the units, and where those of ``rows`` stand in it.
-    """
-    before = _inputs(module, example, {width for width, _ in patterns.values()})
-    with silenced(rows):
-        after = _inputs(module, example, {width for width, _ in patterns.values()})
-    found = {}
-    for layer, largest in after.items():
-        zero = {i for i, value in enumerate(largest) if value == 0.0}
-        fresh = {i for i in zero if before[layer][i] != 0.0}
-        for name, (width, silent) in patterns.items():
-            read = width == len(largest) and zero >= set(silent) and not fresh.isdisjoint(silent)
-            if read and len(zero) < width:
-                found[layer] = name
-                break
-    return found
+    def __init__(self, module: Any, example: Any) -> None:
+        self.module, self.example = module, example
 
+    def readers(self, rows: Rows, patterns: Mapping[str, tuple[int, Sequence[int]]]) -> dict[str, str]:
+        """Return the layers whose input consists of the units, by name, with the pattern that they stand in there.
 
-def _inputs(module: Any, example: Any, widths: set[int]) -> dict[str, list[float]]:
-    """Return the largest value of every feature that linear and recurrent layers of these input widths are given."""
-    import torch
+        Args:
+            rows: what makes some of the units.
+            patterns: by name, the width of an input that consists of the units, and where those of ``rows`` stand.
+        """
+        before = self._before
+        with silenced(rows):
+            after = self._inputs()
+        found = {}
+        for layer, largest in after.items():
+            zero = {i for i, value in enumerate(largest) if value == 0.0}
+            fresh = {i for i in zero if before[layer][i] != 0.0}
+            for name, (width, silent) in patterns.items():
+                read = width == len(largest) and zero >= set(silent) and not fresh.isdisjoint(silent)
+                if read and len(zero) < width:
+                    found[layer] = name
+                    break
+        return found
 
-    largest: dict[str, Any] = {}
+    @cached_property
+    def _before(self) -> dict[str, list[float]]:
+        return self._inputs()
 
-    def hook(name: str) -> Any:
-        def note(_: Any, inputs: tuple[Any, ...]) -> None:
-            found = inputs[0].detach().abs().flatten(0, -2).amax(0)
-            largest[name] = torch.maximum(largest[name], found) if name in largest else found
+    def _inputs(self) -> dict[str, list[float]]:
+        """Return the largest value of every feature that linear and recurrent layers are given."""
+        import torch
 
-        return note
+        largest: dict[str, Any] = {}
 
-    handles = [
-        layer.register_forward_pre_hook(hook(name)) for name, layer in module.named_modules()
-        if getattr(layer, "in_features", getattr(layer, "input_size", None)) in widths
-        and isinstance(layer, torch.nn.Linear | torch.nn.RNNBase)
-    ]  # fmt: skip
-    try:
-        answers(module, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: found.tolist() for name, found in largest.items()}
+        def hook(name: str) -> Any:
+            def note(_: Any, inputs: tuple[Any, ...]) -> None:
+                found = inputs[0].detach().abs().flatten(0, -2).amax(0)
+                largest[name] = torch.maximum(largest[name], found) if name in largest else found
+
+            return note
+
+        handles = [
+            layer.register_forward_pre_hook(hook(name)) for name, layer in self.module.named_modules()
+            if isinstance(layer, torch.nn.Linear | torch.nn.RNNBase)
+        ]  # fmt: skip
+        try:
+            answers(self.module, self.example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: found.tolist() for name, found in largest.items()}
 
 
 def differs(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

@@ -71,7 +71,7 @@ def _pruned(
         if pruning.structure != "none":
             examples = workload.calibration()
             example = collated([examples[i % len(examples)] for i in range(2)], workload.collate)[0]
-            learnt = {"data": PruningData(workload)} if reads_data else {}
+            learnt: dict[str, Any] = {"data": PruningData(workload)} if reads_data else {}
             plan = pruners()[pruning.structure].prune(module, example, pruning.amount, pruning.knobs, **learnt)
         save_model(module, sizes, plan, folder)
 

@@ -97,7 +97,7 @@ def _time(found: Explanation, spec: SearchSpec) -> dict[str, str]:
 
 
 def _size(found: Explanation) -> dict[str, str]:
-    from search.wording import show_bytes
+    from search.units import show_bytes
 
     trial = found.trial
     if trial.size_bytes is None:

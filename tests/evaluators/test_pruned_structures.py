@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluators.errors import UnsupportedError
+from evaluators.errors import IntegrityError, UnsupportedError
 from evaluators.profile import Prunable
 from evaluators.pruners.base import Pruner
 from evaluators.pruners.data import PruningData
 from evaluators.pruners.depth import Depth, blocks_among
 from evaluators.pruners.heads import Heads
 from evaluators.pruners.hidden import Hidden
+from evaluators.pruners.layers import SlimAttention, replace_layer
 from evaluators.pruners.silencing import answers
 from evaluators.stages.restore import layer_sizes, restore_module, save_model
 from evaluators.structure import call
@@ -237,3 +238,22 @@ def test_only_residual_blocks_can_go() -> None:
 )
 def test_blocks_are_neither_stages_nor_parts(residual: dict[str, str], blocks: list[str]) -> None:
     assert blocks_among(residual) == blocks
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("mask", [None, "boolean", "added"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_slim_attention_answers_as_the_one_it_stands_for(batch_first: bool, mask: str | None, padded: bool) -> None:
+    original = made(lambda: nn.MultiheadAttention(WIDTH, 4, batch_first=batch_first))
+    hidden = torch.ones(5, 5).triu(1).bool()
+    attn_mask = {None: None, "boolean": hidden, "added": torch.zeros(5, 5).masked_fill(hidden, -1e9)}[mask]
+    given = {"attn_mask": attn_mask, "key_padding_mask": PADDING if padded else None}
+    x = TOKENS if batch_first else TOKENS.transpose(0, 1)
+    found, weights = SlimAttention(original)(x, x, x, **given)
+    assert weights is None
+    assert torch.allclose(found, original(x, x, x, need_weights=False, **given)[0], atol=1e-6)
+
+
+def test_a_plan_cannot_put_attention_in_the_place_of_something_else() -> None:
+    with pytest.raises(IntegrityError, match="a Linear: it cannot stand there"):
+        replace_layer(made(Attending), "out", "slim_attention")

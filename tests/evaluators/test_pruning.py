@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from evaluators.bundle import compressed_bytes, size_bytes
 from evaluators.errors import UnsupportedError
 from evaluators.pruners.channel import Channel, kept_width
 from evaluators.pruners.data import PruningData
@@ -197,3 +198,14 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     assert restored.a.weight is restored.b.weight
     x = torch.randn(2, 4)
     assert torch.equal(restored(x), model(x))
+
+
+def test_zeros_among_weights_pay_in_compressed_size(tmp_path: Path) -> None:
+    for name, amount in (("whole", 0.0), ("pruned", 0.8)):
+        model = build_model(tiny.workload)
+        if amount:
+            Unstructured().prune(model, None, amount, {})
+        (tmp_path / name).mkdir()
+        save_model(model, layer_sizes(model), {}, tmp_path / name)
+    assert size_bytes(tmp_path / "pruned") == size_bytes(tmp_path / "whole")
+    assert compressed_bytes(tmp_path / "pruned") < 0.5 * compressed_bytes(tmp_path / "whole")

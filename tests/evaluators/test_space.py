@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from evaluators import registry
 from evaluators.backends.eager import Eager
-from evaluators.candidate import Candidate, Pruning
+from evaluators.candidate import Candidate, Pruning, Scalar
 from evaluators.errors import IllegalCandidateError, UsageError
+from evaluators.parameters import Parameter
+from evaluators.profile import Prunable
 from evaluators.space import Space, derive_space, thread_counts
 from evaluators.target import Target, probe_target
 from tests.search.factories import a_profile
@@ -45,6 +47,30 @@ def test_a_candidate_with_a_knob_that_nobody_declares_is_refused() -> None:
     foreign = Candidate(target=space.target.name, backend="eager", pruning=Pruning(structure="channel", amount=0.5))
     with pytest.raises(IllegalCandidateError):
         space.choices_of(foreign)
+
+
+def test_a_candidate_from_before_a_knob_is_the_same_one() -> None:
+    space = _space(only_backends=["eager"], batch_sizes=[1], threads=1)
+    old = space.recipe("eager", "fp32", 1, structure="channel", amount=0.5, alignment=8, recovery_steps=150)
+    choices = space.choices_of(old)
+    assert (choices["channel.importance"], choices["channel.steps"]) == ("magnitude", 1)
+
+    def again(name: str, parameter: Parameter) -> Scalar:
+        return choices[name]
+
+    assert space.walk(again) == old
+    choices["channel.importance"] = "taylor"
+    assert space.walk(again).pruning.knobs == {"alignment": 8, "importance": "taylor"}
+
+
+def test_what_was_found_in_the_model_decides_which_structures_there_are() -> None:
+    found = {"depth": Prunable(sizes=(1, 1)), "hidden": Prunable(why_not="the model has no LSTM")}
+    space = derive_space(a_profile(prunable=found), probe_target())
+    assert space.amounts["depth"].values == (0.5,)
+    why = {item.what: item.why for item in space.exclusions}
+    assert why["hidden pruning"] == "the model has no LSTM"
+    assert "profile it again" in why["heads pruning"]
+    assert "sparse_2_4" in why["sparse_2_4 pruning"]
 
 
 def test_a_recipe_is_a_candidate_of_the_space() -> None:

@@ -75,6 +75,18 @@ def test_the_command_tells_the_comparison_and_why(say: Say) -> None:
     assert "Why: 12 of 21 convolutions stayed in float because openvino" in out
 
 
+def test_the_command_tells_what_zeros_save_once_compressed(say: Say) -> None:
+    sizes = {"size_compressed_bytes": 100_000}
+    whole, pruned = fp32(0), fp32(1, structure="unstructured")
+
+    code, out, _ = say(
+        [whole.model_copy(update={"size_compressed_bytes": 200_000}), pruned.model_copy(update=sizes)], "1"
+    )
+
+    assert code == 0
+    assert "0.50× of its unpruned twin's" in out
+
+
 def test_the_command_as_json_is_one_object(say: Say) -> None:
     code, out, err = say([fp32(0), int8(1, p50=0.2)], "1", "--json")
 
