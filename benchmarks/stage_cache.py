@@ -3,12 +3,12 @@
     python -m benchmarks.stage_cache --record
 
 The second search runs in the same home: evaluations are answered by the ledger (decision 0007). Then the trials of the
-first are run again, one by one, in a new home that has a copy of the first one's cache and nothing else: only stages are
-answered, and every candidate is measured anew. (A search would try other candidates after a while, because what it
+first are run again, one by one, in a new home that has a copy of the first one's cache and nothing else: only stages
+are answered, and every candidate is measured anew. (A search would try other candidates after a while, because what it
 measures is not the same to the last digit.) The last search differs from the first in its batch sizes only, and has a
-copy of its cache. Asked: 95 % of the stages of the second and the third are found done, the second takes at most 10 % of
-the time of the first, and the last recovers and quantizes nothing again that the first did. About 15 minutes on 2 cores.
-Exit code 0 if it holds, 1 if not.
+copy of its cache. Asked: 95 % of the stages of the second and the third are found done, the second takes at most 10 %
+of the time of the first, and the last recovers and quantizes nothing again that the first did. About 15 minutes on 2
+cores. Exit code 0 if it holds, 1 if not.
 """
 
 from __future__ import annotations
