@@ -4,8 +4,9 @@
 
 For each example, every scheme of every backend and every structure of pruning (in fp32, at its known-good settings) is
 built and measured as in a search, or refused with the space's own reason. What was measured is kept in techniques.json,
-cell by cell, so that it may be done in parts; a cell whose candidate has changed since is measured again. ``--write``
-writes the page from what is kept and measures nothing. Exit code 0 if every cell is done, 3 if some are not.
+cell by cell, so that it may be done in parts; a cell that was disturbed by other programs, or whose candidate has
+changed since, is measured again. ``--write`` writes the page from what is kept and measures nothing. Exit code 0 if
+every cell is done, 3 if some are not.
 """
 
 from __future__ import annotations
@@ -84,12 +85,17 @@ def measure(example: str, cells: Cells, until: float, only: str | None) -> Itera
                 if candidate is None:
                     cells[key] = {REFUSED: why}
                     continue
-                if time.monotonic() > until or cells.get(key, {}).get("candidate") == candidate.to_json():
+                if time.monotonic() > until or _done(cells.get(key, {}), candidate.to_json()):
                     continue
                 print(f"{example}: {key}", file=sys.stderr, flush=True)
                 cells[key] = {"candidate": candidate.to_json(), **_measured(trials.run(candidate, profile))}
                 yield
     yield
+
+
+def _done(cell: dict[str, Any], candidate: dict[str, Any]) -> bool:
+    """Whether a cell is of this candidate, and was not disturbed by other programs."""
+    return cell.get("candidate") == candidate and (FAILED in cell or cell["clean"])
 
 
 def _candidate(
@@ -161,11 +167,11 @@ def _cell(cells: Cells, technique: Technique, backend: str, notes: dict[str, int
             return f"{how} ({notes.setdefault(why, len(notes) + 1)})"
     base = cells.get(f"{FLOAT} on {backend}", {}).get("size_bytes")
     speedup = cell["speedup"]
-    parts = [
-        "1×" if speedup is None else f"**{speedup[0]:.2f}×** ({speedup[1]:.2f}–{speedup[2]:.2f})",
-        f"size {cell['size_bytes'] / base:.2f}" if base else "size –",
-        f"drop {cell['drop']:+.4f}",
-    ]
+    faster = "1×" if (technique.name, backend) == (FLOAT, "eager") else "–"
+    if speedup is not None:
+        faster = f"**{speedup[0]:.2f}×** ({speedup[1]:.2f}–{speedup[2]:.2f})"
+    size = f"size {cell['size_bytes'] / base:.2f}" if base else "size –"
+    parts = [faster, size, f"drop {cell['drop']:+.4f}"]
     return "<br>".join([*parts, *([] if cell["clean"] else ["disturbed"])])
 
 
@@ -187,11 +193,13 @@ def read() -> dict[str, Any]:
 
 
 def missing(kept: dict[str, Any], examples: list[str]) -> list[str]:
-    """Return the cells that nothing is known of."""
+    """Return the cells that nothing is known of, or that were disturbed."""
+    unclean = {"clean": False}
     return [
         f"{example}: {technique} on {backend}"
         for example in examples for technique in techniques() for backend in backends()
-        if declared(technique, backend) and f"{technique} on {backend}" not in kept.get(example, {}).get("cells", {})
+        if declared(technique, backend)
+        and not kept.get(example, {}).get("cells", {}).get(f"{technique} on {backend}", unclean).get("clean", True)
     ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def test_a_cell_shows_what_was_measured_or_the_number_of_its_reason() -> None:
         "static_int8 on eager": measured,
         "fp32 on openvino": {"refused": "it | is not installed"},
         "static_int8 on openvino": {"failed": "unsupported: no"},
-        "static_int8 on inductor": measured | {"clean": False},
+        "static_int8 on inductor": measured | {"clean": False, "speedup": None},
     }
 
     shown = techniques.table("images", {"images": {"cells": cells, "machine": "A machine."}})
@@ -39,7 +39,7 @@ def test_a_cell_shows_what_was_measured_or_the_number_of_its_reason() -> None:
     assert "| **2.00×** (1.90–2.10)<br>size 0.50<br>drop +0.0010 |" in shown
     assert "| 1×<br>size 1.00<br>drop +0.0000 |" in shown
     assert "refused (1)" in shown and "\n1. it / is not installed" in shown
-    assert "failed (2)" in shown and "disturbed" in shown and "not measured" in shown
+    assert "failed (2)" in shown and "| –<br>size –<br>drop +0.0010<br>disturbed |" in shown and "not measured" in shown
 
 
 def test_a_page_without_the_place_of_a_table_is_refused() -> None:
