@@ -18,7 +18,8 @@ from evaluators.diagnosis import diagnose
 from evaluators.errors import InfrastructureError
 from evaluators.footprint import measure_footprint
 from evaluators.jobs import MeasureJob
-from evaluators.outcome import AccuracyEvidence, Evidence, LatencyEvidence, Outcome
+from evaluators.lengths import Buckets
+from evaluators.outcome import AccuracyEvidence, Bucketing, Evidence, LatencyEvidence, Outcome
 from evaluators.registry import backend as find_backend
 from evaluators.stages.accuracy import score_bundle
 from evaluators.stages.clock import StageClock
@@ -82,8 +83,7 @@ def _measure(
         return stopped.model_copy(update={"evidence": diagnosed(), "stage_seconds": clock.seconds})
     if manifest.buckets is not None:
         with clock.stage("bucketing"):
-            plain = [as_arrays(inputs) for inputs in real_batches(workload, candidate.batch_size)]
-            gained = measure_bucketing(runner, plain, served_batches(workload, manifest), manifest.buckets)
+            gained = _bucketing(runner, workload, manifest, manifest.buckets)
             evidence = evidence.model_copy(update={"bucketing": gained})
     if job.protocol.server is not None:
         with clock.stage("server"):
@@ -141,6 +141,11 @@ def _latency(
     budgets = [limit.limit for limit in job.constraints if limit.metric.startswith("latency_")]
     budget = budgets[0] if budgets and job.gates else None
     return time_bundle(LocalCalls(runner.run, batches), beside, job.protocol, budget, load_seconds)
+
+
+def _bucketing(runner: Runner, workload: Workload, manifest: Manifest, buckets: Buckets) -> Bucketing:
+    plain = [as_arrays(inputs) for inputs in real_batches(workload, manifest.candidate.batch_size)]
+    return measure_bucketing(runner, plain, served_batches(workload, manifest), buckets)
 
 
 @contextmanager
