@@ -18,6 +18,7 @@ from evaluators.quantizers.kept_nodes import layer_tensors, nodes_to_exclude, op
 from evaluators.registry import backend, quantizers
 from evaluators.stages.build_target import build_target
 from evaluators.stages.clock import StageClock
+from evaluators.stages.restore import restore_module
 from evaluators.stages.source import StagedSource
 from evaluators.stages.sourcing import Sourcing
 from evaluators.target import probe_target
@@ -54,7 +55,7 @@ def quantized(backend_name: str, share: float, home: Path, folder: Path) -> Stag
 def eager_outputs(folder: Path, source: StagedSource) -> tuple[Any, set[str]]:
     from evaluators.quantizers.torch_recipe import apply_recipe, read_recipe
 
-    module = apply_recipe(read_recipe(folder), source.module(), source.profile.inputs)
+    module = apply_recipe(read_recipe(folder), restore_module(workload, folder), source.profile.inputs)
     kept = {name for name, layer in module.named_modules() if name in LAYERS and ".quantized" not in str(type(layer))}
     return (lambda images: module(images).numpy()), kept
 
