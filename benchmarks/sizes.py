@@ -26,7 +26,7 @@ MOST = 0.30
 _RECURRENT = "recurrent layers stay float: none of their products has a range that calibration finds"
 LEFT_FLOAT = {
     ("images", "eager", "dynamic_int8"): "convolutions stay float: torch quantizes none at every call",
-    **{("motion", backend, "static_int8"): _RECURRENT for backend in ("eager", "onnxruntime", "openvino")},
+    **{("motion", backend, "static_int8"): _RECURRENT for backend in ("eager", "inductor", "onnxruntime", "openvino")},
 }
 """Why a scheme leaves most weights of an example in float, where it does: nothing is claimed of those bundles."""
 
