@@ -65,7 +65,9 @@ def answer(job: AnyJob) -> JobResult:
     if isinstance(job, ProfileJob):
         from tests.search.factories import a_profile
 
-        return JobResult(profile=a_profile(layers={}, widths=()) if job.workload == SMALL else a_profile())
+        return JobResult(
+            profile=a_profile(layers={}, widths=(), calibration_examples=8) if job.workload == SMALL else a_profile()
+        )
     if isinstance(job, PrepareJob):
         bundle = f"sleeping/{job.candidate.hash}"
         return JobResult(prepared=Prepared(bundle=bundle, stage_seconds={"build": 0.1}))

@@ -64,7 +64,7 @@ def test_messages_in_the_queue_of_another_target_are_not_answered(fleet: Fleet) 
 
 def test_a_machine_of_another_kind_under_the_same_name_gets_no_trial(fleet: Fleet) -> None:
     with coordinating(fleet.ledger, fleet.home, fleet.bell):
-        search = submit_small(fleet.ledger, "1,2")
+        search = submit_small(fleet.ledger)
         fleet.wait_for(search, 1)
         fleet.add("impostor", {"target": TARGET, "cores": 64, "device": "sleep:impostor"})
         fleet.complete()
