@@ -8,29 +8,19 @@ from typing import ClassVar
 from evaluators.candidate import Scalar
 from evaluators.libraries import converting
 from evaluators.parameters import Parameter
-from evaluators.profile import WorkloadProfile
-from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.exported import PROGRAM
 from evaluators.quantizers.torch_weights import GROUP_SIZE, quantize_weights
-from evaluators.quantizers.traits import refuse_weight_only
+from evaluators.quantizers.weight_only import WeightOnly
 from evaluators.source import SourceModel
 from evaluators.stages.export import export_program
-from evaluators.target import Target
 
 
-class InductorWeightInt8(Quantizer):
+class InductorWeightInt8(WeightOnly):
     """Linear layers with int8 weights, computed in bfloat16, and tables in int8. Needs no calibration."""
 
     scheme: ClassVar[str] = "weight_int8"
     backends: ClassVar[tuple[str, ...]] = ("inductor",)
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
-
-    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
-        return refuse_weight_only(profile) or super().refuse(profile, target)
-
-    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
-        """It pays where weights are read more often than they are computed with: large models at small batches."""
-        return False
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import torch

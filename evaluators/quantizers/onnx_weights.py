@@ -12,12 +12,9 @@ from evaluators.candidate import Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
-from evaluators.profile import WorkloadProfile
-from evaluators.quantizers.base import Quantizer
 from evaluators.quantizers.torch_weights import GROUP_SIZE
-from evaluators.quantizers.traits import refuse_weight_only
+from evaluators.quantizers.weight_only import WeightOnly
 from evaluators.source import SourceModel
-from evaluators.target import Target
 
 _BLOCK_OF_INT8 = 128
 _SMALLEST_BLOCK = 16  # MatMulNBits takes powers of two from here
@@ -29,7 +26,7 @@ _SYMMETRIC = Choice("symmetric", (True, False), True, "weights with zero in the 
 _SMALLEST_TABLE = 2**10  # numbers; smaller ones are positions and flags, and gain nothing
 
 
-class OnnxWeightInt8(Quantizer):
+class OnnxWeightInt8(WeightOnly):
     """int8 weights of matrix products, a scale for each block of 128 inputs, and tables in int8. No calibration."""
 
     scheme: ClassVar[str] = "weight_int8"
@@ -37,13 +34,6 @@ class OnnxWeightInt8(Quantizer):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters: ClassVar[tuple[Parameter, ...]] = (_COMPUTE,)
     bits: ClassVar[int] = 8
-
-    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
-        return refuse_weight_only(profile) or super().refuse(profile, target)
-
-    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
-        """It pays where weights are read more often than they are computed with: large models at small batches."""
-        return False
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import onnx

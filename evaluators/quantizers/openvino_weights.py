@@ -10,30 +10,21 @@ from evaluators.candidate import Scalar
 from evaluators.errors import UnsupportedError
 from evaluators.libraries import converting
 from evaluators.parameters import Choice, Parameter
-from evaluators.profile import WorkloadProfile
 from evaluators.quantizers.openvino import _converted, _OpenVino, _save
 from evaluators.quantizers.torch_weights import GROUP_SIZE
-from evaluators.quantizers.traits import refuse_weight_only
+from evaluators.quantizers.weight_only import WeightOnly
 from evaluators.source import SourceModel
-from evaluators.target import Target
 
 _SYMMETRIC = Choice("symmetric", (False, True), False, "weights with zero in the middle of their range")
 
 
-class OpenVinoWeightInt8(_OpenVino):
+class OpenVinoWeightInt8(WeightOnly, _OpenVino):
     """int8 weights of matrix products and tables, a scale for each output. Needs no calibration."""
 
     scheme: ClassVar[str] = "weight_int8"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "xpu")
     requires: ClassVar[tuple[str, ...]] = ("nncf",)
     parameters: ClassVar[tuple[Parameter, ...]] = (_SYMMETRIC,)
-
-    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
-        return refuse_weight_only(profile) or super().refuse(profile, target)
-
-    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
-        """It pays where weights are read more often than they are computed with: large models at small batches."""
-        return False
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         import nncf

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from evaluators.candidate import Scalar
 from evaluators.parameters import Choice, Parameter
-from evaluators.profile import WorkloadProfile
-from evaluators.quantizers.base import Quantizer
-from evaluators.quantizers.traits import refuse_weight_only
+from evaluators.quantizers.weight_only import WeightOnly
 from evaluators.source import SourceModel
 from evaluators.stages.packed import Grain
-from evaluators.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,19 +19,12 @@ BITS = {"weight_int8": 8, "weight_int4": 4}
 """The schemes that quantize weights only, and the bits that they keep."""
 
 
-class EagerWeightInt8(Quantizer):
+class EagerWeightInt8(WeightOnly):
     """Linear layers with int8 weights, computed in bfloat16, and embeddings stored in int8. Needs no calibration."""
 
     scheme: ClassVar[str] = "weight_int8"
     backends: ClassVar[tuple[str, ...]] = ("eager",)
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
-
-    def refuse(self, profile: WorkloadProfile, target: Target) -> str | None:
-        return refuse_weight_only(profile) or super().refuse(profile, target)
-
-    def known_good(self, profile: WorkloadProfile, target: Target) -> bool:
-        """It pays where weights are read more often than they are computed with: large models at small batches."""
-        return False
 
     def quantize(self, source: SourceModel, values: dict[str, Scalar], folder: Path) -> None:
         from evaluators.quantizers.torch_recipe import Recipe
