@@ -349,9 +349,13 @@ def _drop_fact(best: TrialResult) -> str:
 
 
 def exclusion_notes(exclusions: Sequence[Exclusion], targets: Sequence[str]) -> list[str]:
-    """Return what to say of what was left out: a sentence each, but one for all that these targets do not have."""
+    """Return what to say of what was left out: a sentence a reason, but one for all that these targets do not have."""
     hardware = [item.what for item in exclusions if any(target in item.why for target in targets)]
-    notes = [f"left out: {item.what}: {item.why}" for item in exclusions if item.what not in hardware]
+    by_reason: dict[str, list[str]] = {}
+    for item in exclusions:
+        if item.what not in hardware:
+            by_reason.setdefault(item.why, []).append(item.what)
+    notes = [f"left out: {', '.join(named)}: {why}" for why, named in by_reason.items()]
     if hardware:
         notes.append(f"left out, not for {', '.join(targets)}: {', '.join(hardware)} (paretune space says why)")
     return notes

@@ -7,17 +7,20 @@ from search.wording import all_knobs, exclusion_notes, show_seconds, training_of
 from tests.search.factories import a_candidate, a_trial
 
 
-def test_what_the_hardware_lacks_is_one_note_and_what_can_be_installed_a_note_each() -> None:
+def test_what_the_hardware_lacks_is_one_note_and_other_reasons_are_a_note_each() -> None:
     notes = exclusion_notes(
         [
             Exclusion(what="openvino", why="openvino is not installed: pip install openvino"),
             Exclusion(what="eager fp16", why="cpu-avx2 has none of fp16"),
+            Exclusion(what="eager weight_int8", why="the model has Conv2d layers"),
+            Exclusion(what="openvino weight_int8", why="the model has Conv2d layers"),
             Exclusion(what="tensorrt", why="tensorrt serves cuda, and cpu-avx2 is cpu"),
         ],
         ["cpu-avx2"],
     )
     assert notes == [
         "left out: openvino: openvino is not installed: pip install openvino",
+        "left out: eager weight_int8, openvino weight_int8: the model has Conv2d layers",
         "left out, not for cpu-avx2: eager fp16, tensorrt (paretune space says why)",
     ]
     assert exclusion_notes([], ["cpu-avx2"]) == []
